@@ -1,0 +1,188 @@
+"""What an engine asks of an execution backend."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .states import TaskStatesMap
+from .task import Task, TaskDescription
+
+__all__ = ["BackendCapabilities", "BaseExecutionBackend", "Session", "StateCallback"]
+
+StateCallback = Callable[..., None]
+BackendT = TypeVar("BackendT", bound="BaseExecutionBackend")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of a script.
+
+    Attributes:
+        path: the directory that holds all sandboxes; made when the first task runs.
+    """
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCapabilities:
+    """What a backend can do; an engine refuses at the call what is not in here.
+
+    Attributes:
+        functions, executables, prompts: the kinds of tasks it runs.
+        ranks: more than one rank a task.
+        gpus: GPUs can be asked for.
+        nodes: more than one node a task.
+        staging: it moves files between sandboxes.
+        services: tasks that are ready before they end.
+        reattach: tasks of an earlier driver can be taken over.
+        cancel_running: a running task can be stopped.
+        contextvars: function tasks see the context variables of their caller.
+        native_keys: keys of a task description that it takes beside the common ones.
+    """
+
+    functions: bool = True
+    executables: bool = True
+    prompts: bool = False
+    ranks: bool = False
+    gpus: bool = False
+    nodes: bool = False
+    staging: bool = False
+    services: bool = False
+    reattach: bool = False
+    cancel_running: bool = False
+    contextvars: bool = False
+    native_keys: frozenset[str] = frozenset()
+
+
+class BaseExecutionBackend(ABC):
+    """Runs tasks and reports their states.
+
+    A backend is awaitable and an async context manager; both start it. Its callback may be called from any thread.
+
+    Attributes:
+        name: under which an engine knows it.
+        capabilities: what it can do.
+        session: where its files go; set by the engine that it is attached to.
+        is_attached, attached_to: whether an engine uses it now, and the uids of all that did.
+    """
+
+    capabilities = BackendCapabilities()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.session = Session(Path.cwd())
+        self.is_attached = False
+        self.attached_to: list[str] = []
+        self._started = False
+        self._callback: StateCallback = _ignore
+
+    @property
+    def supports_implicit_data_linking(self) -> bool:
+        """Flag that radical.asyncflow reads."""
+        return self.capabilities.staging
+
+    @property
+    def supports_explicit_data_linking(self) -> bool:
+        """Flag that radical.asyncflow reads."""
+        return self.capabilities.staging
+
+    @property
+    def _work_dir(self) -> str:
+        return str(self.session.path)
+
+    @_work_dir.setter
+    def _work_dir(self, path: str | os.PathLike[str]) -> None:
+        # radical.asyncflow's engine tells a backend its directory by this name.
+        self.session = Session(Path(path))
+
+    def __await__(self: BackendT) -> Generator[Any, None, BackendT]:
+        return self._start_once().__await__()
+
+    async def __aenter__(self: BackendT) -> BackendT:
+        return await self._start_once()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    async def _start_once(self: BackendT) -> BackendT:
+        if not self._started:
+            await self.start()
+            self._started = True
+        return self
+
+    async def start(self) -> None:  # noqa: B027
+        """Get ready for tasks; called once, by `await backend`."""
+
+    def register_callback(self, func: StateCallback) -> None:
+        """Set the function that is called as `func(task, state)` on each change of a task's state."""
+        self._callback = func
+
+    def get_task_states_map(self) -> TaskStatesMap:
+        """Return the words for states that the callback gets."""
+        return TaskStatesMap()
+
+    def state(self) -> str:
+        """Return the backend's own state in one word."""
+        return "RUNNING" if self._started else "NEW"
+
+    def task_state_cb(self, task: Task, state: str) -> None:
+        """Pass a change of state on to the engine."""
+        self._callback(task, state)
+
+    def check_description(self, description: TaskDescription) -> None:  # noqa: B027
+        """Refuse, when it is called, a task that this backend could never run.
+
+        Raises:
+            UnsupportedTaskError: says what it lacks.
+        """
+
+    def build_task(self, uid: str, task_desc: Task, task_specific_kwargs: dict[str, Any]) -> Any:
+        """Translate one task into what the machine runs, without submitting it."""
+        return None
+
+    def link_implicit_data_deps(self, src_task: Task, dst_task: Task) -> Any:
+        """Let all files that one task leaves appear in the sandbox of another."""
+        return None
+
+    def link_explicit_data_deps(
+        self,
+        src_task: Task | None = None,
+        dst_task: Task | None = None,
+        file_name: str | None = None,
+        file_path: str | None = None,
+    ) -> Any:
+        """Let one file, of a task or from a path, appear in the sandbox of a task."""
+        return None
+
+    async def reattach(self, tasks: Sequence[Task]) -> None:
+        """Take over tasks that an earlier driver submitted."""
+        raise NotImplementedError(f"backend '{self.name}' cannot take over tasks of an earlier driver")
+
+    @abstractmethod
+    async def submit_tasks(self, tasks: Sequence[Task]) -> Any:
+        """Take tasks that are ready to run; returns before they end."""
+
+    @abstractmethod
+    async def cancel_task(self, uid: str) -> bool:
+        """Stop a task.
+
+        Returns:
+            Whether it will be reported CANCELED (or with its true end, if that came first).
+        """
+
+    @abstractmethod
+    async def shutdown(self) -> None:
+        """Stop all tasks and leave nothing behind; safe to call twice."""
+
+
+def _ignore(*_: Any) -> None:
+    """Stand in for the callback of a backend that no engine has yet."""

@@ -1,0 +1,144 @@
+"""From a call of a decorated function to a component with a future."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .arguments import Found, scan
+from .blocks import BlockScope, current_scope
+from .components import BLOCK, FUNCTION, Spec
+from .errors import CycleError, DescriptionTypeError, EngineClosedError
+from .futures import ServiceFuture, TaskFuture
+from .states import TaskState
+
+if TYPE_CHECKING:
+    from .engine import WorkflowEngine
+    from .lanes import Lane
+    from .task import Task
+
+__all__ = ["decorator", "workflow"]
+
+workflow: contextvars.ContextVar[str | None] = contextvars.ContextVar("asyncflow_hpc_workflow", default=None)
+
+_PENDING = TaskState.PENDING
+
+
+def decorator(
+    engine: WorkflowEngine, kind: str, lane: Lane, *, service: bool, target: str | None, capture_stdio: bool
+) -> Callable[[Callable[..., Any]], Callable[..., TaskFuture]]:
+    """Make a decorator that turns functions into components of an engine."""
+
+    def decorate(func: Callable[..., Any]) -> Callable[..., TaskFuture]:
+        spec = Spec(kind, func, lane, service=service, target=target, capture_stdio=capture_stdio)
+
+        @functools.wraps(func)
+        def call(*args: Any, **kwargs: Any) -> TaskFuture:
+            if engine.closing:
+                raise EngineClosedError(f"engine {engine.uid} was shut down; '{spec.name}' cannot be called any more")
+            return new_component(engine, spec, next(engine.numbers), args, kwargs)
+
+        return call
+
+    return decorate
+
+
+def new_component(
+    engine: WorkflowEngine, spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> TaskFuture:
+    """Make the component that one call of a decorated function stands for, and hand it to the engine.
+
+    Args:
+        engine: that the function was decorated by.
+        spec: of the function.
+        number: of the call.
+        args, kwargs: of the call; `task_description` and `workflow_id` are taken out.
+
+    Raises:
+        TaskDescriptionError, UnsupportedTaskError, CycleError: nothing was submitted.
+    """
+    description, native = spec.description, dict(spec.defaults)
+    workflow_id = None
+    if kwargs:
+        workflow_id = kwargs.pop("workflow_id", None)
+        overrides = kwargs.pop("task_description", None)
+        if overrides:
+            native = _merged(spec, native, overrides)
+            description = spec.check(native)
+        elif overrides is not None and not isinstance(overrides, dict):
+            raise DescriptionTypeError(f"task_description of '{spec.name}' must be a dict, not {overrides!r}")
+    found = scan(args, kwargs) if args or kwargs else None
+    kind = spec.kind
+    scope = current_scope.get()
+    if scope is not None and found is not None:
+        _refuse_cycle(engine, spec, scope, found)
+    task: Task = {
+        "uid": f"block.{number:06d}" if kind == BLOCK else f"task.{number:06d}",
+        "name": spec.name,
+        "function": spec.func if kind in (FUNCTION, BLOCK) else None,
+        "args": args,
+        "kwargs": kwargs,
+        "executable": None,
+        "is_service": spec.is_service,
+        "target_backend": spec.target,
+        "capture_stdio": spec.capture_stdio,
+        "workflow_id": workflow_id or workflow.get(),
+        "task_backend_specific_kwargs": native,
+        "description": description,
+        "metadata": _metadata(found),
+        "state": _PENDING,
+    }
+    future = (ServiceFuture if spec.is_service else TaskFuture)(loop=engine.loop)
+    if kind == BLOCK:
+        future.block = task
+    else:
+        future.task = task
+    future.state = "PENDING"
+    future._engine = engine
+    future._spec = spec
+    future._found = found
+    future._submitted = False
+    future._scope = scope
+    if scope is not None:
+        scope.members.add(future)
+    # Bodies run in the driver, in the context of their caller; functions only where the backend carries it to them.
+    future._context = None
+    if kind != FUNCTION:
+        future._context = contextvars.copy_context()
+    elif spec.lane.carries_context:
+        context = contextvars.copy_context()
+        if len(context):
+            task["context"] = context
+    engine.admit(future)
+    return future
+
+
+def _merged(spec: Spec, defaults: dict[str, Any], overrides: Any) -> dict[str, Any]:
+    if not isinstance(overrides, dict):
+        raise DescriptionTypeError(f"task_description of '{spec.name}' must be a dict, not {overrides!r}")
+    return {**defaults, **overrides}
+
+
+def _metadata(found: Found | None) -> Any:
+    if found is None:
+        return {"dependencies": [], "input_files": [], "output_files": []}
+    return {
+        # Names only: a task's own dict would keep the results of all before it alive.
+        "dependencies": [{"uid": future.uid, "name": future.description["name"]} for future in found.futures],
+        "input_files": [item.filename if item.other_task_file else str(item.filepath) for item in found.inputs],
+        "output_files": [item.filename for item in found.outputs],
+    }
+
+
+def _refuse_cycle(engine: WorkflowEngine, spec: Spec, scope: BlockScope, found: Found) -> None:
+    around = {future.uid for future in scope.enclosing() if future._engine is engine}
+    for future in found.futures:
+        if future._engine is not engine:
+            continue
+        if future.uid in around or not around.isdisjoint(engine.waits_for(future)):
+            raise CycleError(
+                f"'{spec.name}' is called in block '{scope.future.block['name']}' ({scope.future.uid}) and waits for"
+                f" {future.uid} '{future.description['name']}', which ends only after that block"
+            )

@@ -1,0 +1,121 @@
+"""Decorated functions, and the view of an engine's components that scripts may look at."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from .errors import ArgumentError, DescriptionTypeError
+from .task import TaskDescription
+
+if TYPE_CHECKING:
+    from .futures import TaskFuture
+    from .lanes import Lane
+
+__all__ = ["BLOCK", "EXECUTABLE", "FUNCTION", "PROMPT", "Components", "Spec"]
+
+FUNCTION, EXECUTABLE, PROMPT, BLOCK = "function", "executable", "prompt", "block"
+
+REMEMBERED = 1000
+
+
+class Spec:
+    """A decorated function and what the decorator said about it.
+
+    Attributes:
+        kind: FUNCTION, EXECUTABLE, PROMPT or BLOCK.
+        lane: to the backend that its tasks go to; for a block, the default one.
+        defaults: task description of all its calls, as written.
+        description: the same, checked.
+    """
+
+    __slots__ = (
+        "capture_stdio", "defaults", "description", "func", "is_async", "is_service", "kind", "lane", "name", "target",
+    )  # fmt: skip
+
+    def __init__(
+        self, kind: str, func: Callable[..., Any], lane: Lane, *, service: bool, target: str | None, capture_stdio: bool
+    ) -> None:
+        if not callable(func):
+            raise ArgumentError(f"a {kind} is made from a function, not from {func!r}")
+        if not isinstance(service, bool):
+            raise ArgumentError(f"'service' must be a boolean, got {type(service).__name__}")
+        self.kind = kind
+        self.func = func
+        self.lane = lane
+        self.is_service = service
+        self.target = target
+        self.capture_stdio = capture_stdio
+        self.name: str = getattr(func, "__name__", None) or type(func).__name__
+        self.is_async = inspect.iscoroutinefunction(func)
+        self.defaults = _default_description(func, self.name)
+        self.description = self.check(self.defaults)
+
+    def check(self, values: dict[str, Any]) -> TaskDescription:
+        """Check a description against what the backend takes; a foreign backend gets it as it is."""
+        capabilities = self.lane.capabilities
+        if capabilities is None:
+            return TaskDescription()
+        description = TaskDescription.from_dict(values, capabilities.native_keys)
+        self.lane.refuse_unsupported(self, description)
+        return description
+
+
+def _default_description(func: Callable[..., Any], name: str) -> dict[str, Any]:
+    try:
+        parameter = inspect.signature(func).parameters.get("task_description")
+    except (TypeError, ValueError):
+        return {}
+    if parameter is None or parameter.default is inspect.Parameter.empty or parameter.default is None:
+        return {}
+    if not isinstance(parameter.default, dict):
+        raise DescriptionTypeError(
+            f"default of 'task_description' in function '{name}' must be a dict, not {parameter.default!r}"
+        )
+    return dict(parameter.default)
+
+
+class Components(Mapping[str, dict[str, Any]]):
+    """The unfinished components of an engine and the last ones that finished.
+
+    Values are dicts with `type` ("task" or "block"), `future` (None where nobody holds it any more), `description`.
+    """
+
+    def __init__(self, live: dict[str, TaskFuture]) -> None:
+        self._live = live
+        self._recent: deque[tuple[str, str, str, str, ref[TaskFuture]]] = deque(maxlen=REMEMBERED)
+
+    def finished(self, uid: str, name: str, kind: str, state: str, future: TaskFuture) -> None:
+        """Remember one that has finished, without keeping its arguments and result."""
+        self._recent.append((uid, name, kind, state, ref(future)))
+
+    def recent(self) -> list[str]:
+        """Uids of the remembered ones that have finished."""
+        return [entry[0] for entry in self._recent]
+
+    def __getitem__(self, uid: str) -> dict[str, Any]:
+        future = self._live.get(uid)
+        if future is not None:
+            return _component(future._spec.kind, future, dict(future.description))
+        for known, name, kind, state, held in reversed(self._recent):
+            if known == uid:
+                description: dict[str, Any] = {"uid": uid, "name": name, "state": state}
+                finished = held()
+                if finished is not None:
+                    description = dict(finished.description)
+                return _component(kind, finished, description)
+        raise KeyError(uid)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.recent()
+        yield from list(self._live)
+
+    def __len__(self) -> int:
+        return len(self._recent) + len(self._live)
+
+
+def _component(kind: str, future: TaskFuture | None, description: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "block" if kind == BLOCK else "task", "future": future, "description": description}

@@ -1,0 +1,412 @@
+"""WorkflowEngine: calls of decorated functions become tasks and blocks, futures become dependencies."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import signals
+from .calls import decorator, workflow
+from .components import BLOCK, EXECUTABLE, FUNCTION, PROMPT
+from .errors import UnknownBackendError, nearest
+from .inbox import Inbox
+from .lanes import Lane
+from .ledger import Ledger
+from .logging import Profiler
+from .opening import Opening, backends_for, check_arguments, session_dir
+from .outcome import failure, submit_error
+from .preparing import Preparing
+from .states import TaskState
+from .task import REPORTED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from .futures import TaskFuture
+    from .task import Task
+
+__all__ = ["WorkflowEngine"]
+
+log = logging.getLogger(__name__)
+
+
+class WorkflowEngine:
+    """Runs tasks and blocks on one or more backends; made by `create`.
+
+    Attributes:
+        uid: of the session.
+        loop: on which it runs.
+        backend: the default one.
+        dry_run, implicit_data, work_dir: as given to `create`.
+        session_dir: `<work_dir>/<uid>`; made when the first task runs.
+        components: what is unfinished, and the last 1,000 that finished.
+        task_states_map: the default backend's words for states.
+        log, prof: for scripts that log through their engine.
+    """
+
+    def __init__(
+        self,
+        backends: Sequence[Any],
+        *,
+        dry_run: bool,
+        implicit_data: bool,
+        uid: str | None,
+        work_dir: str | os.PathLike[str] | None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.thread_id = threading.get_ident()
+        self.uid = uid or f"asyncflow.session.{uuid.uuid4().hex[:8]}"
+        self.session_dir = session_dir(work_dir, self.uid)
+        self.work_dir = str(self.session_dir.parent)
+        self.dry_run = dry_run
+        self.implicit_data = implicit_data
+        self.log = log
+        self.prof = Profiler(log)
+        self.numbers = itertools.count(1)
+        self._ledger = Ledger(self._ready)
+        self._preparing = Preparing(self)
+        self._inbox = Inbox(self.loop, self._take)
+        self._lanes = {backend.name: self._attach(backend) for backend in backends}
+        self._default = next(iter(self._lanes.values()))
+        self.task_states_map = self.backend.get_task_states_map()
+        self._chores: set[asyncio.Task[Any]] = set()
+        self.closing = False
+        self._closed: asyncio.Task[None] | None = None
+        self._running = self.loop.create_task(self.run(), name=f"{self.uid} run")
+
+    @classmethod
+    def create(
+        cls,
+        backend: Any = None,
+        dry_run: bool = False,
+        implicit_data: bool = True,
+        uid: str | None = None,
+        work_dir: str | os.PathLike[str] | None = None,
+    ) -> Opening:
+        """Open an engine: `await` it, or use it in `async with`.
+
+        Args:
+            backend: a backend or its name, or a list of them, of which the first is the default. None: the name in
+                ASYNCFLOW_BACKEND, else local.
+            dry_run: with no backend given, run nothing: every task is done at once.
+            implicit_data: let all files of a task appear in the sandboxes of those that depend on it.
+            uid: of the session; made up where None.
+            work_dir: where the session's directory is made; the current directory where None.
+
+        Raises:
+            ArgumentError, ConfigurationError: when it is awaited.
+        """
+        return Opening(cls._open(backend, dry_run, implicit_data, uid, work_dir))
+
+    @classmethod
+    async def _open(cls, backend: Any, dry_run: Any, implicit_data: Any, uid: Any, work_dir: Any) -> WorkflowEngine:
+        check_arguments(
+            {
+                "dry_run": (dry_run, bool),
+                "implicit_data": (implicit_data, bool),
+                "uid": (uid, str | None),
+                "work_dir": (work_dir, str | os.PathLike[str] | None),
+            }
+        )
+        if uid is not None:
+            session_dir(work_dir, uid)
+        backends = await backends_for(backend, dry_run)
+        engine = cls(backends, dry_run=dry_run, implicit_data=implicit_data, uid=uid, work_dir=work_dir)
+        signals.guard(engine)
+        return engine
+
+    async def __aenter__(self) -> WorkflowEngine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    def _attach(self, backend: Any) -> Lane:
+        backend._work_dir = str(self.session_dir)
+        backend.is_attached = True
+        backend.attached_to = [*getattr(backend, "attached_to", ()), self.uid]
+        lane = Lane(backend)
+        backend.register_callback(self._inbox.post)
+        return lane
+
+    @property
+    def backend(self) -> Any:
+        """The default backend."""
+        return self._default.backend
+
+    @property
+    def components(self) -> Any:
+        """A mapping uid -> dict of `type`, `future`, `description`."""
+        return self._ledger.components
+
+    @property
+    def dependencies(self) -> dict[str, list[dict[str, str]]]:
+        """Unfinished components: uid -> uid and name of each dependency."""
+        return {uid: future.description["metadata"]["dependencies"] for uid, future in self._ledger.live.items()}
+
+    @property
+    def running(self) -> set[str]:
+        """Uids of the components that run."""
+        return {uid for uid, future in self._ledger.live.items() if future.state == "RUNNING"}
+
+    @property
+    def resolved(self) -> set[str]:
+        """Uids of the components that finished, as far as they are remembered."""
+        return set(self._ledger.components.recent())
+
+    def function_task(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a function a task that runs on a backend; its result is what the function returns.
+
+        Args:
+            func: async or not.
+            service: it runs until it is cancelled, and its future resolves when it is ready.
+            backend: name of the engine's backend that runs it, where it is not the default.
+            capture_stdio: also hand back what it prints, as `future.task["stdout"]`.
+        """
+        return self._decorator(FUNCTION, func, **options)
+
+    def executable_task(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a task of the command that a function returns; its result is the command's standard output.
+
+        Args:
+            func: returns POSIX shell text, or a list of strings, which is an argv and never sees a shell.
+            service, backend, capture_stdio: as for `function_task`.
+        """
+        return self._decorator(EXECUTABLE, func, **options)
+
+    def prompt_task(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a task of the prompt that a function returns, for a backend that answers prompts."""
+        return self._decorator(PROMPT, func, **options)
+
+    def block(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a function a block: it runs in the driver, and the tasks that it calls are cancelled with it."""
+        return self._decorator(BLOCK, func, **options)
+
+    def _decorator(
+        self,
+        kind: str,
+        func: Callable[..., Any] | None,
+        *,
+        service: bool = False,
+        backend: str | None = None,
+        capture_stdio: bool = False,
+    ) -> Any:
+        if backend is not None and backend not in self._lanes:
+            raise UnknownBackendError(f"this engine has no backend {backend!r}; {nearest(str(backend), self._lanes)}")
+        lane = self._lanes[backend] if backend is not None else self._default
+
+        decorate = decorator(self, kind, lane, service=service, target=backend, capture_stdio=capture_stdio)
+        return decorate if func is None else decorate(func)
+
+    @asynccontextmanager
+    async def workflow_scope(self, workflow_id: str | None = None) -> AsyncIterator[str]:
+        """Give all tasks that are called inside one `workflow_id`; yields it."""
+        name = workflow_id or f"wf-{uuid.uuid4().hex[:8]}"
+        token = workflow.set(name)
+        try:
+            yield name
+        finally:
+            workflow.reset(token)
+
+    def admit(self, future: TaskFuture) -> None:
+        """Take a component that a call has made; from any thread."""
+        if threading.get_ident() == self.thread_id:
+            self._ledger.admit(future, future._found.futures if future._found is not None else ())
+        else:
+            self.loop.call_soon_threadsafe(self.admit, future)
+
+    def waits_for(self, future: TaskFuture) -> Iterator[str]:
+        """Walk over the uids of all that must end before a component can run."""
+        return self._ledger.graph.ancestors(future.uid)
+
+    def _ready(self, future: TaskFuture) -> None:
+        spec = future._spec
+        if future._found is not None and not self._preparing.fill_in(future):
+            return
+        if spec.kind == FUNCTION:
+            spec.lane.add(future.task)
+        else:
+            self._preparing.start(future)
+
+    async def run(self) -> None:
+        """Submit what gets ready until the engine is shut down; started by `create`."""
+        lanes = [
+            self.loop.create_task(lane.run(self._submit), name=f"{self.uid} {lane.name}")
+            for lane in self._lanes.values()
+        ]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for lane in lanes:
+                lane.cancel()
+            if not self.closing:
+                log.warning("the loop ends before engine %s was shut down; ending its tasks", self.uid)
+                self.closing = True
+                self.abandon()
+
+    async def submit(self, objects: Sequence[Task]) -> None:
+        """Submit tasks and blocks that are ready.
+
+        Args:
+            objects: descriptions of components of this engine.
+        """
+        futures = [self._ledger.live[item["uid"]] for item in objects if item["uid"] in self._ledger.live]
+        batches: dict[Lane, list[Task]] = {}
+        for future in futures:
+            if future._spec.kind == BLOCK:
+                self._preparing.start(future)
+            else:
+                batches.setdefault(future._spec.lane, []).append(future.task)
+        await asyncio.gather(*(self._submit(lane, batch) for lane, batch in batches.items()))
+
+    async def _submit(self, lane: Lane, batch: list[Task]) -> None:
+        live = self._ledger.live
+        tasks = []
+        for task in batch:
+            future = live.get(task["uid"])
+            if future is not None:
+                future._submitted = True
+                task["state"] = TaskState.SUBMITTED
+                tasks.append(task)
+        if not tasks:
+            return
+        try:
+            await lane.backend.submit_tasks(tasks)
+        except Exception as error:
+            log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
+            for task in tasks:
+                if task["uid"] in live:
+                    self._ledger.fail(live[task["uid"]], submit_error(lane.name, task, error))
+
+    async def execute_block(self, block_fut: TaskFuture, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Run a block's body and settle its future with what comes of it."""
+        await self._preparing.run_block(block_fut, func, args, kwargs)
+
+    def task_callbacks(self, task: Any, state: str, service_callback: Callable[..., Any] | None = None) -> None:
+        """Take a task's new state; from any thread.
+
+        Args:
+            task: the dict of the task, or an object with `as_dict()`.
+            state: in the words of the task's backend.
+            service_callback: called on the loop with future, task and state; it resolves a service's future.
+        """
+        self._inbox.post(task, state, service_callback)
+
+    def _take(self, reported: Any, state: str, service_callback: Callable[..., Any] | None) -> None:
+        task = reported if isinstance(reported, dict) else reported.as_dict()
+        future = self._ledger.live.get(task["uid"])
+        if future is None:
+            log.debug("%s reported '%s' after it was settled", task["uid"], state)
+            return
+        meaning = future._spec.lane.meaning.get(state)
+        if task is not future.task:
+            own: dict[str, Any] = future.task  # type: ignore[assignment]
+            own.update({key: value for key, value in task.items() if key in REPORTED})
+        if service_callback is not None:
+            service_callback(future, reported, state)
+        if meaning is TaskState.DONE:
+            self.handle_task_success(task, future)
+        elif meaning is TaskState.RUNNING:
+            future.state = "RUNNING"
+            future.task["state"] = TaskState.RUNNING
+        elif meaning is TaskState.FAILED:
+            self.handle_task_failure(task, future)
+        elif meaning is TaskState.CANCELED:
+            self.handle_task_cancellation(task, future)
+        elif meaning is TaskState.SUBMITTED:
+            future.state = "PENDING"
+            future.task["state"] = TaskState.SUBMITTED
+
+    def handle_task_success(self, task: Any, task_fut: TaskFuture) -> None:
+        """Resolve the future of a task that is done."""
+        task_fut.description["state"] = TaskState.DONE
+        self._ledger.succeed(
+            task_fut, task.get("return_value" if task_fut._spec.kind in (FUNCTION, BLOCK) else "stdout")
+        )
+
+    def handle_task_failure(
+        self, task: Any, task_fut: TaskFuture, override_error_message: BaseException | str | None = None
+    ) -> None:
+        """Fail the future of a task, and what depends on it.
+
+        Args:
+            task: its dict, as the backend left it.
+            task_fut: its future.
+            override_error_message: stands for the task's own error.
+        """
+        task_fut.description["state"] = TaskState.FAILED
+        self._ledger.fail(task_fut, failure(task, override_error_message))
+
+    def handle_task_cancellation(self, task: Any, task_fut: TaskFuture) -> None:
+        """Cancel the future of a task, and what depends on it."""
+        task_fut.description["state"] = TaskState.CANCELED
+        self._ledger.cancel(task_fut)
+
+    def cancel(self, future: TaskFuture, msg: Any | None = None) -> bool:
+        """Cancel a component; `TaskFuture.cancel` comes here."""
+        if future.uid not in self._ledger.live:
+            return False
+        if future._spec.kind == BLOCK or not future._submitted:
+            members = self._preparing.stop(future)
+            self._ledger.cancel(future, msg)
+            for member in members:
+                member.cancel(msg)
+        elif not self.closing:
+            self._chore(future._spec.lane.cancel(future))
+        return True
+
+    def _chore(self, work: Any) -> None:
+        chore = self.loop.create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    def abandon(self) -> None:
+        """End all tasks without waiting: the loop or the process is about to end."""
+        for lane in self._lanes.values():
+            end = getattr(lane.backend, "abandon", None)
+            if end is not None:
+                end()
+
+    async def shutdown(self, skip_execution_backend: bool = False) -> None:
+        """End all that runs, then the backends; unfinished futures are cancelled. Safe to call twice.
+
+        Args:
+            skip_execution_backend: cancel the tasks, but leave the backends open for another engine.
+        """
+        if self._closed is None:
+            check_arguments({"skip_execution_backend": (skip_execution_backend, bool)})
+            self.closing = True
+            self._closed = self.loop.create_task(self._shut(skip_execution_backend), name=f"{self.uid} shutdown")
+        await asyncio.shield(self._closed)
+
+    async def _shut(self, skip_backends: bool) -> None:
+        await self._preparing.close()
+        # Futures are cancelled last: a script that wakes up then finds nothing running behind it.
+        if skip_backends:
+            running = [future for future in self._ledger.live.values() if future._submitted]
+            await asyncio.gather(*(future._spec.lane.cancel(future) for future in running))
+        else:
+            ends = await asyncio.gather(
+                *(lane.backend.shutdown() for lane in self._lanes.values()), return_exceptions=True
+            )
+            for lane, end in zip(self._lanes.values(), ends, strict=True):
+                if isinstance(end, BaseException):
+                    log.error("shutdown of backend '%s' failed", lane.name, exc_info=end)
+        self._running.cancel()
+        await asyncio.gather(self._running, *self._chores, return_exceptions=True)
+        self._inbox.empty()
+        for lane in self._lanes.values():
+            lane.backend.is_attached = False
+        for future in list(self._ledger.live.values()):
+            self.handle_task_cancellation(future.description, future)
+        signals.unguard(self)

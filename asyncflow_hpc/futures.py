@@ -1,0 +1,112 @@
+"""The future that a call of a task or block returns."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from .blocks import BlockScope, current_scope
+from .errors import CycleError
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from .arguments import Found
+    from .components import Spec
+    from .engine import WorkflowEngine
+    from .task import Task
+
+__all__ = ["ServiceFuture", "TaskFuture"]
+
+
+class TaskFuture(asyncio.Future[Any]):
+    """Result of a task or block to come.
+
+    Attributes:
+        uid: such as "task.000001".
+        state: PENDING, RUNNING, DONE, FAILED or CANCELLED.
+        task: the dict that crosses to the backend (of a task).
+        block: the description (of a block).
+    """
+
+    # The private slots belong to the engine: kept here, they cost no dict of their own per task.
+    __slots__ = ("_context", "_engine", "_found", "_scope", "_spec", "_submitted", "block", "state", "task")
+
+    _context: Context | None
+    _engine: WorkflowEngine
+    _found: Found | None
+    _scope: BlockScope | None
+    _spec: Spec
+    _submitted: bool
+    block: Task
+    state: str
+    task: Task
+
+    @property
+    def uid(self) -> str:
+        """Unique within the engine."""
+        return self.description["uid"]
+
+    @property
+    def id(self) -> str:
+        """The number in the uid, such as "000001"."""
+        return self.uid.rpartition(".")[2]
+
+    @property
+    def description(self) -> Task:
+        """`task` or `block`, whichever it is."""
+        task: Task | None = getattr(self, "task", None)
+        return self.block if task is None else task
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel what has not finished.
+
+        What waits is cancelled at once. For what runs the backend is asked, and the future is cancelled when the
+        backend has confirmed it.
+
+        Returns:
+            False if it has finished already.
+        """
+        return self._engine.cancel(self, msg)
+
+    def cancel_now(self, msg: Any | None = None) -> bool:
+        """Mark the future as cancelled, without asking anybody."""
+        return super().cancel(msg)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        scope = current_scope.get()
+        while scope is not None:
+            if scope.future is self:
+                raise CycleError(f"block '{self.block['name']}' ({self.uid}) waits for itself and would never end")
+            scope = scope.parent
+        return super().__await__()
+
+    __iter__ = __await__
+
+    def __repr__(self) -> str:
+        try:
+            return f"<{type(self).__name__} {self.uid} '{self.description['name']}' {self.state}>"
+        except AttributeError:
+            return super().__repr__()
+
+
+class ServiceFuture(TaskFuture):
+    """Future of a service: resolved when the service is ready, while it goes on running."""
+
+    __slots__ = ()
+
+    def set_result(self, result: Any) -> None:
+        """Say that the service is ready; may be called from any thread."""
+        self._set(super().set_result, result)
+
+    def set_exception(self, exception: type | BaseException) -> None:
+        """Say that the service will not get ready; may be called from any thread."""
+        self._set(super().set_exception, exception)
+
+    def _set(self, method: Any, value: Any) -> None:
+        if self._engine.thread_id == threading.get_ident():
+            method(value)
+        else:
+            self.get_loop().call_soon_threadsafe(lambda: None if self.done() else method(value))

@@ -1,0 +1,52 @@
+"""The way of a backend's reports to an engine's loop, from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Inbox"]
+
+log = logging.getLogger(__name__)
+
+Take = Callable[[Any, str, Callable[..., Any] | None], None]
+
+
+class Inbox:
+    """Takes reports at once on the loop's own thread, and in batches from others, in the order in which they came.
+
+    Args:
+        loop: of the engine, running in the current thread.
+        take: what is done with a report, on the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, take: Take) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._take = take
+        self._lock = threading.Lock()
+        self._reports: list[tuple[Any, str, Callable[..., Any] | None]] = []
+
+    def post(self, task: Any, state: str, service_callback: Callable[..., Any] | None = None) -> None:
+        """Report a state; the arguments are those of `WorkflowEngine.task_callbacks`."""
+        if not self._reports and threading.get_ident() == self._thread:
+            self._take(task, state, service_callback)
+            return
+        with self._lock:
+            self._reports.append((task, state, service_callback))
+            if len(self._reports) > 1:
+                return
+        try:
+            self._loop.call_soon_threadsafe(self.empty)
+        except RuntimeError:
+            log.debug("a task reported '%s' after the loop was closed", state)
+
+    def empty(self) -> None:
+        """Take all that has come."""
+        with self._lock:
+            reports, self._reports = self._reports, []
+        for report in reports:
+            self._take(*report)

@@ -1,0 +1,100 @@
+"""The way of ready tasks from an engine to one backend: in batches, one submission at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from .errors import UnsupportedTaskError
+from .states import TaskState
+
+if TYPE_CHECKING:
+    from .backend import BackendCapabilities
+    from .components import Spec
+    from .futures import TaskFuture
+    from .task import Task, TaskDescription
+
+__all__ = ["Lane"]
+
+log = logging.getLogger(__name__)
+
+
+class Lane:
+    """One backend of an engine.
+
+    Attributes:
+        backend: ours, or one written for radical.asyncflow.
+        name: under which decorators pick it.
+        capabilities: None for a foreign backend, which then gets every task as it is.
+        meaning: what each state in the backend's words is in ours.
+        links_implicit, links_explicit: whether the backend wants to be told of data dependencies.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.name: str = backend.name
+        self.capabilities: BackendCapabilities | None = getattr(backend, "capabilities", None)
+        words = backend.get_task_states_map()
+        self.meaning = {
+            words.RUNNING: TaskState.RUNNING,
+            words.DONE: TaskState.DONE,
+            words.FAILED: TaskState.FAILED,
+            words.CANCELED: TaskState.CANCELED,
+            TaskState.SUBMITTED: TaskState.SUBMITTED,
+        }
+        # Backends older than these flags were always asked.
+        self.links_implicit = bool(getattr(backend, "supports_implicit_data_linking", True))
+        self.links_explicit = bool(getattr(backend, "supports_explicit_data_linking", True))
+        self.carries_context = self.capabilities is not None and self.capabilities.contextvars
+        self._batch: list[Task] = []
+        self._filled = asyncio.Event()
+
+    def add(self, task: Task) -> None:
+        """Put a ready task into the next batch."""
+        self._batch.append(task)
+        if len(self._batch) == 1:
+            self._filled.set()
+
+    async def run(self, submit: Callable[[Lane, list[Task]], Awaitable[None]]) -> None:
+        """Submit batch after batch, each with all that became ready while the one before was taken."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            batch, self._batch = self._batch, []
+            await submit(self, batch)
+
+    async def cancel(self, future: TaskFuture) -> None:
+        """Ask the backend to stop a task; it reports by itself when the task has ended."""
+        try:
+            done = await self.backend.cancel_task(future.uid)
+        except Exception:
+            log.exception("cancel of %s failed on backend '%s'", future.uid, self.name)
+        else:
+            if done is False and not future.done():
+                log.warning("backend '%s' cannot cancel %s; it goes on", self.name, future.uid)
+
+    def refuse_unsupported(self, spec: Spec, description: TaskDescription) -> None:
+        """Check a task against what the backend can do.
+
+        Raises:
+            UnsupportedTaskError: names the first thing that it cannot.
+        """
+        can = self.capabilities
+        if can is None:
+            return
+        wanted = (
+            ("functions", spec.kind == "function", can.functions, "a function task"),
+            ("executables", spec.kind == "executable", can.executables, "an executable task"),
+            ("services", spec.is_service, can.services, "service=True"),
+            ("ranks", description.ranks > 1, can.ranks, f"ranks={description.ranks}"),
+            ("nodes", (description.nodes or 1) > 1, can.nodes, f"nodes={description.nodes}"),
+            ("gpus", description.gpus_per_rank > 0, can.gpus, f"gpus_per_rank={description.gpus_per_rank}"),
+        )
+        for field, asked, able, text in wanted:
+            if asked and not able:
+                raise UnsupportedTaskError(
+                    f"task '{spec.name}' asks for {text}, but backend '{self.name}' has no capability '{field}'"
+                )
+        self.backend.check_description(description)

@@ -1,0 +1,137 @@
+"""The unfinished components of an engine, and what the end of one does to the others."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+from .components import Components
+from .errors import DependencyFailureError
+from .futures import ServiceFuture, TaskFuture
+from .graph import DependencyGraph
+from .outcome import dependency_failure
+
+__all__ = ["Ledger"]
+
+log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Keeps futures until they are settled, and settles those that depend on them.
+
+    All of it happens on the engine's loop.
+
+    Args:
+        on_ready: called with a component that waits for nothing any more.
+    """
+
+    def __init__(self, on_ready: Callable[[TaskFuture], None]) -> None:
+        self.live: dict[str, TaskFuture] = {}
+        self.graph = DependencyGraph()
+        self.components = Components(self.live)
+        self._on_ready = on_ready
+
+    def admit(self, future: TaskFuture, dependencies: Collection[TaskFuture]) -> None:
+        """Take a new component; it gets ready when its dependencies are done."""
+        self.live[future.uid] = future
+        waits = []
+        for dependency in dependencies:
+            if not dependency.done():
+                waits.append(self._key(future, dependency))
+            elif dependency.cancelled():
+                self.cancel(future)
+                return
+            elif (error := dependency.exception()) is not None:
+                self.fail(future, self._dependency_failure(future, error))
+                return
+        if waits:
+            self.graph.add(future.uid, waits)
+        else:
+            self._on_ready(future)
+
+    def _key(self, future: TaskFuture, dependency: TaskFuture) -> str:
+        if dependency._engine is future._engine:
+            return dependency.uid
+        key = f"{dependency._engine.uid}/{dependency.uid}"
+        if not self.graph.has_dependents(key):
+            dependency.add_done_callback(partial(self._settled_elsewhere, key))
+        return key
+
+    def _settled_elsewhere(self, key: str, dependency: Any) -> None:
+        if dependency.cancelled():
+            for uid in self.graph.drop(key):
+                self.cancel(self.live[uid])
+        elif (error := dependency.exception()) is not None:
+            for uid in self.graph.drop(key):
+                self.fail(self.live[uid], self._dependency_failure(self.live[uid], error))
+        else:
+            self._release(key)
+
+    def succeed(self, future: TaskFuture, result: Any) -> None:
+        """Set a result, and make ready what waited for it alone."""
+        self._retire(future, "DONE")
+        if not future.done():
+            future.set_result(result)
+        self._release(future.uid)
+
+    def service_ready(self, future: TaskFuture) -> None:
+        """Let the dependents of a service run, while the service goes on."""
+        if future.cancelled() or future.exception() is not None:
+            return
+        self._release(future.uid)
+
+    def _release(self, key: str) -> None:
+        for uid in self.graph.done(key):
+            self._on_ready(self.live[uid])
+
+    def fail(self, future: TaskFuture, error: BaseException) -> None:
+        """Set an exception, and fail all that depends on it, however far away."""
+        failing = deque([(future, error)])
+        while failing:
+            future, error = failing.popleft()
+            self._retire(future, "FAILED")
+            dependents = self.graph.drop(future.uid)
+            if not future.done():
+                future.set_exception(error)
+                if dependents:
+                    # Whoever looks at a dependent is told the root cause; only the last in line complains unread.
+                    future.exception()
+            elif isinstance(future, ServiceFuture):
+                log.warning("service %s '%s' failed after it was ready: %s", future.uid, _name(future), error)
+            for uid in dependents:
+                failing.append((self.live[uid], self._dependency_failure(self.live[uid], error)))
+
+    def cancel(self, future: TaskFuture, msg: Any | None = None) -> None:
+        """Mark a component as cancelled, and all that depends on it."""
+        cancelling = deque([future])
+        while cancelling:
+            future = cancelling.popleft()
+            self._retire(future, "CANCELLED")
+            future.cancel_now(msg)
+            cancelling.extend(self.live[uid] for uid in self.graph.drop(future.uid))
+
+    def _dependency_failure(self, future: TaskFuture, error: BaseException) -> DependencyFailureError:
+        dependencies = future._found.futures if future._found is not None else ()
+        failed = [
+            _name(other)
+            for other in dependencies
+            if other.done() and not other.cancelled() and other.exception() is not None
+        ]
+        return dependency_failure(_name(future), failed, error)
+
+    def _retire(self, future: TaskFuture, state: str) -> None:
+        future.state = state
+        description = future.description
+        uid = description["uid"]
+        self.live.pop(uid, None)
+        self.components.finished(uid, description["name"], future._spec.kind, state, future)
+        future._found = None
+        if future._scope is not None:
+            future._scope.members.discard(future)
+
+
+def _name(future: TaskFuture) -> str:
+    return future.description["name"]

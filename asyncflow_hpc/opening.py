@@ -1,0 +1,124 @@
+"""Finding and starting an engine's backends, and the object that `WorkflowEngine.create` returns."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Coroutine, Generator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .errors import ArgumentError, ConfigurationError
+from .registry import make_backend
+
+if TYPE_CHECKING:
+    from .engine import WorkflowEngine
+
+__all__ = ["ENVIRONMENT", "Opening", "backends_for", "check_arguments"]
+
+ENVIRONMENT = "ASYNCFLOW_BACKEND"
+
+
+def check_arguments(kinds: dict[str, tuple[Any, Any]]) -> None:
+    """Check values of arguments against their types.
+
+    Args:
+        kinds: name of the argument -> its value and type.
+
+    Raises:
+        ArgumentError: names the argument.
+    """
+    from typeguard import TypeCheckError, check_type
+
+    for name, (value, kind) in kinds.items():
+        try:
+            check_type(value, kind)
+        except TypeCheckError as error:
+            raise ArgumentError(f"argument '{name}': {error}; it is {value!r}") from None
+
+
+async def backends_for(backend: Any, dry_run: bool) -> list[Any]:
+    """Find and start the backends that were asked for.
+
+    Args:
+        backend: one, a name, a list of either, or None: the name in ASYNCFLOW_BACKEND, else local (no-op in a dry run).
+        dry_run: run nothing where no backend is given.
+
+    Raises:
+        UnknownBackendError: a name that no installed package has.
+        ConfigurationError: an object that is no backend, none at all, or two of one name.
+    """
+    if backend is None:
+        backend = "noop" if dry_run else os.environ.get(ENVIRONMENT) or "local"
+    wanted = list(backend) if isinstance(backend, (list, tuple)) else [backend]
+    if not wanted:
+        raise ConfigurationError("an engine needs a backend; the list of backends is empty")
+    made = [make_backend(item) if isinstance(item, str) else item for item in wanted]
+    for item in made:
+        _check_backend(item)
+    names = [item.name for item in made]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"backends of one engine need different names, not {', '.join(names)}")
+    started: list[Any] = []
+    try:
+        for item in made:
+            started.append(await item if inspect.isawaitable(item) else item)
+    except BaseException:
+        await asyncio.gather(*(item.shutdown() for item in started), return_exceptions=True)
+        raise
+    return started
+
+
+def _check_backend(item: Any) -> None:
+    if isinstance(item, type) or not hasattr(item, "submit_tasks") or not hasattr(item, "name"):
+        raise ConfigurationError(f"{item!r} is no backend; give an instance or a name such as 'local'")
+    if getattr(item, "is_attached", False):
+        raise ConfigurationError(
+            f"backend '{item.name}' already serves engine {item.attached_to[-1]}; make one of its own for each engine"
+        )
+
+
+class Opening(Coroutine[Any, Any, "WorkflowEngine"]):
+    """An engine about to open: await it, or enter it with `async with`."""
+
+    def __init__(self, opening: Coroutine[Any, Any, WorkflowEngine]) -> None:
+        self._opening = opening
+        self._engine: WorkflowEngine | None = None
+
+    def __await__(self) -> Generator[Any, None, WorkflowEngine]:
+        return self._opening.__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on; for asyncio, which takes this for a coroutine."""
+        return self._opening.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an error."""
+        return self._opening.throw(*error)
+
+    def close(self) -> None:
+        """Give up."""
+        self._opening.close()
+
+    async def __aenter__(self) -> WorkflowEngine:
+        self._engine = await self._opening
+        return self._engine
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._engine is not None:
+            await self._engine.shutdown()
+
+
+def session_dir(work_dir: str | os.PathLike[str] | None, uid: str) -> Path:
+    """Say where the files of a session go.
+
+    Raises:
+        ConfigurationError: the uid would lead out of the working directory.
+    """
+    if not uid or uid in (".", "..") or "/" in uid or "\0" in uid:
+        raise ConfigurationError(f"uid {uid!r} cannot name a session directory")
+    return Path(work_dir or Path.cwd()).expanduser().absolute() / uid

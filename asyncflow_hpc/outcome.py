@@ -1,0 +1,86 @@
+"""What the future of a failed task raises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import DependencyFailureError, SubmitError, TaskFailedError
+from .states import FailureCause
+
+__all__ = ["dependency_failure", "failure", "submit_error"]
+
+STDERR_TAIL = 2000
+
+
+def failure(task: Any, override: BaseException | str | None = None) -> BaseException:
+    """Find the exception of a failed task.
+
+    Args:
+        task: the dict as the backend left it.
+        override: an exception or text that stands for what the dict says.
+
+    Returns:
+        The task's own exception where there is one, else one with what is known, its text from stderr.
+    """
+    error = override if override is not None else task.get("exception")
+    if isinstance(error, (StopIteration, GeneratorExit)) or not isinstance(error, Exception):
+        # A future cannot carry StopIteration, and what is no Exception would end the driver.
+        return _task_failed(task, str(error) if error else "")
+    return error
+
+
+def _task_failed(task: Any, text: str) -> TaskFailedError:
+    stderr = (task.get("stderr") or "")[-STDERR_TAIL:]
+    code = task.get("exit_code")
+    signal = task.get("signal")
+    cause = FailureCause(task.get("cause") or (FailureCause.SIGNAL if signal else FailureCause.EXIT_CODE))
+    lines = [f"{task.get('uid')} '{task.get('name')}' failed: {_reason(cause, code, signal)}"]
+    lines += [part.strip() for part in (text, stderr) if part.strip()]
+    if task.get("sandbox"):
+        lines.append(f"sandbox: {task['sandbox']}")
+    return TaskFailedError(
+        "\n".join(lines),
+        uid=task.get("uid") or "",
+        name=task.get("name") or "",
+        cause=cause,
+        exit_code=code,
+        signal=signal,
+        stderr=stderr,
+        sandbox=task.get("sandbox"),
+        native_state=task.get("native_state"),
+        native_reason=task.get("native_reason"),
+    )
+
+
+def _reason(cause: FailureCause, code: int | None, signal: int | None) -> str:
+    if cause is FailureCause.EXIT_CODE and code is not None:
+        return f"exit code {code}"
+    if cause is FailureCause.SIGNAL and signal:
+        return f"ended by signal {signal}"
+    return str(cause)
+
+
+def dependency_failure(name: str, failed: Sequence[str], error: BaseException) -> DependencyFailureError:
+    """Make the exception of a component that cannot run.
+
+    Args:
+        name: of the component.
+        failed: names of the dependencies that failed.
+        error: what the first of them raised.
+    """
+    root = error.root_cause if isinstance(error, DependencyFailureError) and error.root_cause else error
+    return DependencyFailureError(f"Cannot execute '{name}' due to dependency failure", failed, root)
+
+
+def submit_error(backend: str, task: Any, error: Exception) -> SubmitError:
+    """Make the exception of a task that its backend did not take.
+
+    Args:
+        backend: its name.
+        task: the dict of the task.
+        error: what the backend raised.
+    """
+    made = SubmitError(f"backend '{backend}' did not take {task['uid']} '{task['name']}': {error}")
+    made.__cause__ = error
+    return made

@@ -1,0 +1,163 @@
+"""What an engine does itself: bodies that give commands and prompts, and the bodies of blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .arguments import substitute
+from .blocks import BlockScope, current_scope
+from .command import argv_of, checked_command
+from .components import BLOCK, PROMPT
+from .errors import CommandError, UnsupportedTaskError
+from .linking import link
+
+if TYPE_CHECKING:
+    from .engine import WorkflowEngine
+    from .futures import TaskFuture
+
+__all__ = ["Preparing"]
+
+
+class Preparing:
+    """Runs bodies on the engine's loop, each in the context of its caller."""
+
+    def __init__(self, engine: WorkflowEngine) -> None:
+        self._engine = engine
+        self._bodies: dict[str, asyncio.Task[None]] = {}
+        self._scopes: dict[str, BlockScope] = {}
+
+    def fill_in(self, future: TaskFuture) -> bool:
+        """Put values in the place of finished futures, and announce files; False if the component failed over it."""
+        found = future._found
+        if found is None:
+            return True
+        task = future.description
+        try:
+            if found.futures:
+                nested = found.nested
+                task["args"] = tuple([substitute(value, nested) for value in task["args"]])
+                task["kwargs"] = {name: substitute(value, nested) for name, value in task["kwargs"].items()}
+            if future._spec.kind != BLOCK:
+                sources = [source.task for source in found.futures if source._spec.kind != BLOCK]
+                link(future._spec.lane, sources, task, self._engine.implicit_data)
+        except Exception as error:
+            self._engine.handle_task_failure(task, future, error)
+            return False
+        future._found = None
+        return True
+
+    def start(self, future: TaskFuture) -> None:
+        """Run the body of an executable task, a prompt task or a block."""
+        task = future.description
+        if future._spec.kind == BLOCK:
+            future.state = "RUNNING"
+            work: Any = self.run_block(future, future._spec.func, task["args"], task["kwargs"])
+        else:
+            work = self._prepare(future)
+        context = future._context or contextvars.copy_context()
+        body = context.run(self._engine.loop.create_task, work, name=future.uid)
+        self._bodies[future.uid] = body
+        body.add_done_callback(functools.partial(self._ended, future.uid))
+
+    def _ended(self, uid: str, body: asyncio.Task[None]) -> None:
+        self._bodies.pop(uid, None)
+        self._scopes.pop(uid, None)
+
+    async def _prepare(self, future: TaskFuture) -> None:
+        spec, task = future._spec, future.task
+        try:
+            value = await self._call(spec.func, spec.is_async, task["args"], task["kwargs"])
+            if spec.kind == PROMPT:
+                self._set_prompt(future, value)
+            else:
+                task["command"] = checked_command(spec.name, value)
+                argv = argv_of(task["command"], task["description"].shell)
+                task["executable"], task["arguments"] = argv[0], argv[1:]
+        except Exception as error:
+            self._engine.handle_task_failure(task, future, error)
+        else:
+            if not future.done():
+                spec.lane.add(task)
+
+    @staticmethod
+    def _set_prompt(future: TaskFuture, value: object) -> None:
+        spec = future._spec
+        if not isinstance(value, str) or not value:
+            raise CommandError(f"Prompt task '{spec.name}' must return a non-empty string prompt")
+        if spec.lane.capabilities is not None and not spec.lane.capabilities.prompts:
+            raise UnsupportedTaskError(
+                f"backend '{spec.lane.name}' does not answer prompts, so it cannot run '{spec.name}';"
+                " give the engine one that does and name it: @flow.prompt_task(backend=...)"
+            )
+        future.task["prompt"] = value
+
+    async def _call(
+        self, func: Callable[..., Any], is_async: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if is_async:
+            return await func(*args, **kwargs)
+        context = contextvars.copy_context()
+        result = await self._engine.loop.run_in_executor(None, functools.partial(context.run, func, *args, **kwargs))
+        return await result if asyncio.iscoroutine(result) else result
+
+    async def run_block(
+        self, future: TaskFuture, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Run a block's body and settle its future."""
+        scope = BlockScope(future, future._scope)
+        self._scopes[future.uid] = scope
+        token = current_scope.set(scope)
+        block = future.description
+        try:
+            result = await self._call(func, asyncio.iscoroutinefunction(func), args, kwargs)
+        except asyncio.CancelledError:
+            # Either the block itself was cancelled, or its body waited for a member that was.
+            if not future.done():
+                self._engine.handle_task_cancellation(block, future)
+            if self._is_being_cancelled():
+                raise
+        except Exception as error:
+            if not future.done():
+                self._engine.handle_task_failure(block, future, error)
+        else:
+            if not future.done():
+                self._engine.handle_task_success({"uid": block["uid"], "return_value": result}, future)
+        finally:
+            current_scope.reset(token)
+
+    @staticmethod
+    def _is_being_cancelled() -> bool:
+        task = asyncio.current_task()
+        asked = getattr(task, "cancelling", None)
+        return asked is None or asked() > 0
+
+    def stop(self, future: TaskFuture) -> list[TaskFuture]:
+        """Stop a body, if it runs.
+
+        Returns:
+            The unfinished components that were called in it.
+        """
+        body = self._bodies.get(future.uid)
+        if body is not None and body is not _current_task():
+            body.cancel()
+        scope = self._scopes.get(future.uid)
+        return [member for member in scope.members if not member.done()] if scope is not None else []
+
+    async def close(self) -> None:
+        """Stop all bodies and wait until they have ended."""
+        own = _current_task()
+        bodies = [body for body in self._bodies.values() if body is not own]
+        for body in bodies:
+            body.cancel()
+        await asyncio.gather(*bodies, return_exceptions=True)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

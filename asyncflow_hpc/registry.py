@@ -1,0 +1,82 @@
+"""Backends by name, from the entry points of installed packages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .errors import ConfigurationError, UnknownBackendError, nearest
+
+__all__ = ["GROUP", "backend_names", "broken_backends", "load_backend", "make_backend"]
+
+log = logging.getLogger(__name__)
+
+GROUP = "asyncflow_hpc.backends"
+
+_CONTRACT = ("submit_tasks", "cancel_task", "shutdown", "register_callback", "get_task_states_map")
+
+
+def _entries() -> dict[str, EntryPoint]:
+    entries: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        # A checkout and an installed copy list the same backend; of two different ones the first found counts.
+        if entry.name in entries and entries[entry.name].value != entry.value:
+            log.warning(
+                "backend '%s' is given twice: %s counts, not %s", entry.name, entries[entry.name].value, entry.value
+            )
+        entries.setdefault(entry.name, entry)
+    return entries
+
+
+def backend_names() -> list[str]:
+    """Return the names of all installed backends, whether or not they load."""
+    return sorted(_entries())
+
+
+def load_backend(name: str) -> Callable[..., Any]:
+    """Import a backend's class.
+
+    Raises:
+        UnknownBackendError: no installed package has one of that name.
+        ConfigurationError: it cannot be imported, or it is no backend.
+    """
+    entries = _entries()
+    if name not in entries:
+        raise UnknownBackendError(f"no backend is called {name!r}; {nearest(name, entries)}")
+    entry = entries[name]
+    try:
+        factory = entry.load()
+    except Exception as error:
+        raise ConfigurationError(f"backend '{name}' ({entry.value}) cannot be loaded: {error!r}") from error
+    missing = [method for method in _CONTRACT if not hasattr(factory, method)]
+    if not callable(factory) or missing:
+        raise ConfigurationError(f"backend '{name}' ({entry.value}) is no backend: it lacks {', '.join(missing)}")
+    return factory  # type: ignore[no-any-return]
+
+
+def make_backend(name: str, **options: Any) -> Any:
+    """Make a backend by name; it is not started.
+
+    Args:
+        name: as registered.
+        options: arguments of its class.
+    """
+    return load_backend(name)(**options)
+
+
+def broken_backends() -> dict[str, Exception]:
+    """Try to load every installed backend.
+
+    Returns:
+        Those that failed, with the reason.
+    """
+    broken: dict[str, Exception] = {}
+    for name in backend_names():
+        try:
+            load_backend(name)
+        except ConfigurationError as error:
+            log.warning("%s", error)
+            broken[name] = error
+    return broken

@@ -1,0 +1,232 @@
+"""The words in which a task says what it needs, and the dict in which it crosses to a backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict
+
+from .errors import DescriptionTypeError, TaskDescriptionError, nearest
+from .units import parse_memory, parse_walltime
+
+__all__ = ["NAMESPACES", "REPORTED", "Task", "TaskDescription", "describe"]
+
+NAMESPACES = ("slurm", "pbs", "lsf", "radical_pilot")
+
+
+class Metadata(TypedDict):
+    """What a task needs and leaves: uids and names of its dependencies, names of its files."""
+
+    dependencies: list[dict[str, str]]
+    input_files: list[str]
+    output_files: list[str]
+
+
+class Task(TypedDict, total=False):
+    """A task as it crosses from an engine to a backend and back; a plain dict."""
+
+    uid: str
+    name: str
+    function: Callable[..., Any] | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    command: str | list[str]
+    executable: str | None
+    arguments: list[str]
+    prompt: str | None
+    is_service: bool
+    target_backend: str | None
+    capture_stdio: bool
+    workflow_id: str | None
+    task_backend_specific_kwargs: dict[str, Any]
+    description: TaskDescription
+    context: Any
+    metadata: Metadata
+    state: str
+    return_value: Any
+    stdout: str | None
+    stderr: str | None
+    exit_code: int | None
+    signal: int | None
+    exception: BaseException | str | None
+    cause: str | None
+    sandbox: str | None
+    native_id: str | None
+    native_state: str | None
+    native_reason: str | None
+    started: float
+    ended: float
+    max_rss: int
+    cpu_time: float
+
+
+REPORTED = frozenset(
+    """
+    return_value stdout stderr exit_code signal exception cause sandbox native_id native_state native_reason
+    started ended max_rss cpu_time
+    """.split()  # noqa: SIM905
+)
+"""Keys that a backend fills in."""
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number")
+    if value < 1:
+        raise ValueError("must be 1 or more")
+    return value
+
+
+def _count_or_zero(value: object) -> int:
+    return 0 if value == 0 and not isinstance(value, bool) else _count(value)
+
+
+def _port(value: object) -> int:
+    if _count(value) > 65535:
+        raise ValueError("must be a port, 1 to 65535")
+    return _count(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("text")
+    if not value or "\0" in value:
+        raise ValueError("must not be empty or hold a NUL")
+    return value
+
+
+def _path(value: object) -> str:
+    return _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("True or False")
+    return value
+
+
+def _shell(value: object) -> bool | str:
+    return value if isinstance(value, bool) else _text(value)
+
+
+def _lines(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (_text(value),)
+    if not isinstance(value, (list, tuple)):
+        raise TypeError("a line of shell text or a list of lines")
+    return tuple(_text(line) for line in value)
+
+
+def _environment(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError("a dict of names and values")
+    for name, text in value.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise ValueError(f"has a name that is none: {name!r}")
+        if not isinstance(text, (str, int, float, os.PathLike)) or "\0" in str(text):
+            # The value itself may be a secret, so it is not shown.
+            raise ValueError(f"has a value for {name} that is no text")
+    return {name: os.fspath(text) if isinstance(text, os.PathLike) else str(text) for name, text in value.items()}
+
+
+def _native(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError("a dict of native options")
+    return dict(value)
+
+
+def _key(parse: Callable[[object], Any], text: str, default: Any = None) -> Any:
+    metadata = {"parse": parse, "help": text}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskDescription:
+    """What a task needs, in one vocabulary for all backends.
+
+    Each key is optional; None means that the backend's or the site's default holds.
+    """
+
+    ranks: int = _key(_count, "processes of the task", 1)
+    ranks_per_node: int | None = _key(_count, "at most so many ranks on a node")
+    cores_per_rank: int = _key(_count, "cores of each rank", 1)
+    gpus_per_rank: int = _key(_count_or_zero, "GPUs of each rank", 0)
+    mem_per_rank: int | None = _key(parse_memory, "memory of each rank: bytes, or text such as '4GB' (powers of 1024)")
+    nodes: int | None = _key(_count, "nodes to spread over")
+    exclusive: bool = _key(_flag, "no other job on the same nodes", False)
+    walltime: float | None = _key(parse_walltime, "time limit: seconds, timedelta, 'HH:MM:SS' or 'D-HH:MM:SS'")
+    queue: str | None = _key(_text, "queue or partition")
+    account: str | None = _key(_text, "account or project that pays")
+    reservation: str | None = _key(_text, "reservation to run in")
+    qos: str | None = _key(_text, "quality of service")
+    constraint: str | None = _key(_text, "features that the nodes must have")
+    environment: dict[str, str] = _key(_environment, "environment variables, beside those of the driver", {})
+    cwd: str | None = _key(_path, "directory to run in instead of the sandbox")
+    pre_exec: tuple[str, ...] = _key(_lines, "shell lines to run before the command", ())
+    post_exec: tuple[str, ...] = _key(_lines, "shell lines to run after the command", ())
+    launcher: str | None = _key(_text, "what starts the ranks, such as 'mpiexec' or 'srun'")
+    retries: int = _key(_count_or_zero, "how often to try again after a failure", 0)
+    shell: bool | str = _key(_shell, "shell that reads a command given as text; True and False mean sh", False)
+    ready_file: str | None = _key(_path, "service: it is ready when this file is in its sandbox")
+    ready_port: int | None = _key(_port, "service: it is ready when this port of its host answers")
+    slurm: dict[str, Any] = _key(_native, "native options of Slurm", {})
+    pbs: dict[str, Any] = _key(_native, "native options of PBS", {})
+    lsf: dict[str, Any] = _key(_native, "native options of LSF", {})
+    radical_pilot: dict[str, Any] = _key(_native, "native options of RADICAL-Pilot", {})
+
+    @property
+    def cores(self) -> int:
+        """Cores of the whole task."""
+        return self.ranks * self.cores_per_rank
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], native_keys: frozenset[str] = frozenset()) -> TaskDescription:
+        """Check a task description.
+
+        Args:
+            values: as the user wrote them; not changed.
+            native_keys: keys that the backend takes beside the common ones; they are left out of the result.
+
+        Raises:
+            TaskDescriptionError: an unknown key, or a value out of range.
+            DescriptionTypeError: a value of the wrong type.
+        """
+        if not values:
+            return DEFAULT
+        known = {}
+        for name, value in values.items():
+            parse = _PARSERS.get(name)
+            if parse is None:
+                if name in native_keys:
+                    continue
+                hint = nearest(str(name), [*_PARSERS, *native_keys])
+                raise TaskDescriptionError(f"unknown key {name!r} in task_description; {hint}")
+            if value is not None:
+                known[name] = _parsed(name, value, parse)
+        return cls(**known)
+
+
+def _parsed(name: str, value: object, parse: Callable[[object], Any]) -> Any:
+    shown = "" if name == "environment" else f", not {value!r}"
+    try:
+        return parse(value)
+    except TypeError as error:
+        raise DescriptionTypeError(f"task_description[{name!r}] must be {error}{shown}") from None
+    except ValueError as error:
+        raise TaskDescriptionError(f"task_description[{name!r}]: {error}{shown}") from None
+
+
+_PARSERS: dict[str, Callable[[object], Any]] = {item.name: item.metadata["parse"] for item in fields(TaskDescription)}
+DEFAULT = TaskDescription()
+
+
+def describe(task: Task) -> TaskDescription:
+    """Return a task's description, made from its dict when the engine that sent it made none."""
+    known = task.get("description")
+    if known is not None:
+        return known
+    values = task.get("task_backend_specific_kwargs") or {}
+    return TaskDescription.from_dict({key: value for key, value in values.items() if key in _PARSERS})

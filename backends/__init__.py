@@ -1,0 +1,1 @@
+"""The execution backends; installed as `asyncflow_hpc.backends`."""

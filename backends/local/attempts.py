@@ -1,0 +1,390 @@
+"""One attempt of a task on this machine, from its sandbox to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import pickle
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from asyncflow_hpc.errors import RemoteTraceback, SerializationError, SessionError
+from asyncflow_hpc.states import FailureCause, TaskState
+from asyncflow_hpc.task import Task, TaskDescription
+
+from ..pickling import dump_arguments, dump_context
+from ..sandbox import make_sandbox, sandbox_of
+from .functions import Call, died_of_memory
+from .launch import argv_for, environment_for, request_for
+from .output import read_large, read_output
+from .processes import Child, End, kill_marked
+from .slots import Grant
+from .threads import submit_call
+
+if TYPE_CHECKING:
+    from .backend import LocalExecutionBackend
+
+__all__ = ["Attempt", "CommandAttempt", "FunctionAttempt", "ThreadAttempt"]
+
+log = logging.getLogger(__name__)
+
+WALLTIME_GRACE = 2.0
+_SERVICE_POLL = 0.05
+
+
+class Attempt(ABC):
+    """What the backend knows of a task that it runs, or that waits for room.
+
+    Attributes:
+        needs_slots: it counts against the machine's cores.
+        grant: what it was given, once it may run.
+    """
+
+    needs_slots = True
+
+    def __init__(self, backend: LocalExecutionBackend, task: Task, description: TaskDescription) -> None:
+        self.backend = backend
+        self.task = task
+        self.description = description
+        self.grant = Grant(request_for(description))
+        self._loop = asyncio.get_running_loop()
+        self._cause: FailureCause | None = None
+        self._walltime: asyncio.TimerHandle | None = None
+        self._readiness: asyncio.Task[None] | None = None
+        self._ready = False
+        self._settling: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def start(self) -> None:
+        """Run it.
+
+        Raises:
+            OSError: the machine cannot start it now.
+            AsyncFlowError: it cannot be run at all.
+        """
+
+    def end(self, cause: FailureCause, grace: float) -> None:
+        """Make it end, and say why; the first reason counts."""
+        if self._cause is None:
+            self._cause = cause
+        self._terminate(grace)
+
+    @abstractmethod
+    def _terminate(self, grace: float) -> None: ...
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Kill it without waiting."""
+
+    @property
+    def sandbox(self) -> str:
+        """Directory in which it runs."""
+        return sandbox_of(str(self.backend.session.path), self.task["uid"])
+
+    def _path(self, ending: str) -> str:
+        return f"{self.sandbox}/{self.task['uid']}.{ending}"
+
+    def _environment(self) -> dict[str, str]:
+        slots = self.backend.slots
+        session = str(self.backend.session.path)
+        return environment_for(self.task, self.description, session, self.sandbox, self.grant, slots.total.gpus > 0)
+
+    def _running(self, native_id: str | None) -> None:
+        task = self.task
+        task["native_id"] = native_id
+        task["started"] = time.time()
+        task["state"] = TaskState.RUNNING
+        if self.description.walltime is not None:
+            self._walltime = self._loop.call_later(
+                self.description.walltime, self.end, FailureCause.WALLTIME, WALLTIME_GRACE
+            )
+        self.backend.task_state_cb(task, TaskState.RUNNING)
+        if task.get("is_service"):
+            self._readiness = self._loop.create_task(self._watch_service())
+
+    async def _watch_service(self) -> None:
+        description = self.description
+        result = ""
+        if description.ready_file is not None:
+            path = os.path.join(description.cwd or self.sandbox, description.ready_file)
+            await _until(functools.partial(os.path.exists, path))
+            result = (read_output(path) or "").strip()
+        if description.ready_port is not None:
+            await _until(functools.partial(_answers, description.ready_port))
+            result = result or f"127.0.0.1:{description.ready_port}"
+        self._ready = True
+        self.backend.report_ready(self.task, result)
+
+    def _conclude(self, state: TaskState, cause: FailureCause | None = None) -> None:
+        """Report the end."""
+        if self._walltime is not None:
+            self._walltime.cancel()
+        if self._readiness is not None:
+            self._readiness.cancel()
+            if state is TaskState.DONE and not self._ready:
+                state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
+                self.task["exception"] = "the service ended before it was ready"
+        self.task["ended"] = time.time()
+        self.task["cause"] = cause
+        self.backend.ended(self, state)
+
+    def _settle(self, end: End | None) -> None:
+        """Read what it left, and conclude; what takes long is done off the loop."""
+        out, err = (read_output(self._path(ending)) for ending in ("out", "err"))
+        if self._cause is None and out is not None and err is not None:
+            self.task["stdout"], self.task["stderr"] = out, err
+            self._judge(end)
+        else:
+            self._settling = self._loop.create_task(self._settle_slowly(end, out, err))
+
+    async def _settle_slowly(self, end: End | None, out: str | None, err: str | None) -> None:
+        if self._cause is not None:
+            # It was ended from outside, so what it had started may have left its group and live on.
+            await asyncio.to_thread(kill_marked, "ASYNCFLOW_SANDBOX", self.sandbox)
+        self.task["stdout"] = await read_large(self._path("out")) if out is None else out
+        self.task["stderr"] = await read_large(self._path("err")) if err is None else err
+        self._judge(end)
+
+    @abstractmethod
+    def _judge(self, end: End | None) -> None: ...
+
+    def _judge_end(self, end: End, kills_before: int) -> tuple[TaskState, FailureCause | None]:
+        self.task["exit_code"], self.task["signal"] = end.exit_code, end.signal
+        if self._cause is FailureCause.CANCELLED:
+            return TaskState.CANCELED, self._cause
+        if self._cause is not None:
+            return TaskState.FAILED, self._cause
+        if end.exit_code == 0:
+            return self._judge_outputs()
+        if end.exit_code is not None:
+            return TaskState.FAILED, FailureCause.EXIT_CODE
+        if end.signal is None:
+            return TaskState.FAILED, FailureCause.LOST
+        return TaskState.FAILED, FailureCause.MEMORY if died_of_memory(end, kills_before) else FailureCause.SIGNAL
+
+    def _judge_outputs(self) -> tuple[TaskState, FailureCause | None]:
+        directory = self.description.cwd or self.sandbox
+        promised = self.task.get("metadata", {}).get("output_files", ())
+        missing = [name for name in promised if not os.path.lexists(os.path.join(directory, name))]
+        if not missing:
+            return TaskState.DONE, None
+        self.task["exception"] = f"it ended well, but did not write {', '.join(missing)} in {directory}"
+        return TaskState.FAILED, FailureCause.MISSING_OUTPUT
+
+
+class CommandAttempt(Attempt):
+    """An executable task: a process in a sandbox."""
+
+    _child: Child | None = None
+    _made = False
+
+    def start(self) -> None:
+        """Make the sandbox and start the process."""
+        if not self._made:
+            make_sandbox(self.sandbox)
+            self._made = True
+        self.task["sandbox"] = self.sandbox
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        out = os.open(self._path("out"), flags, 0o600)
+        try:
+            err = os.open(self._path("err"), flags, 0o600)
+            try:
+                self._child = self._spawn(out, err)
+            finally:
+                os.close(err)
+        finally:
+            os.close(out)
+        self._running(str(self._child.pid))
+
+    def _spawn(self, out: int, err: int) -> Child:
+        argv = argv_for(self.task, self.description)
+        cwd = self.description.cwd or self.sandbox
+        start = functools.partial(
+            Child,
+            on_end=self._ended,
+            cwd=cwd,
+            env={**os.environ, **self._environment()},
+            stdin=self.backend.null,
+            stdout=out,
+            stderr=err,
+        )
+        self._kills_before = self.backend.kills_before
+        try:
+            return start(argv)
+        except OSError as error:
+            if not os.path.isdir(cwd):
+                raise SessionError(f"directory {cwd} of {self.task['uid']} is not there: {error.strerror}") from error
+            if error.errno in self.backend.try_later:
+                raise
+            # sh says in its own words, and with its exit codes 126 and 127, why a program does not start.
+            return start(["/bin/sh", "-c", 'exec "$@"', "sh", *argv])
+
+    def _ended(self, end: End) -> None:
+        self.task["max_rss"], self.task["cpu_time"] = end.max_rss, end.cpu_time
+        self._settle(end)
+
+    def _judge(self, end: End | None) -> None:
+        assert end is not None
+        self._conclude(*self._judge_end(end, self._kills_before))
+
+    def _terminate(self, grace: float) -> None:
+        if self._child is not None:
+            self._child.terminate(grace)
+
+    def kill(self) -> None:
+        """Kill the process group."""
+        if self._child is not None:
+            self._child.kill()
+
+
+class FunctionAttempt(Attempt):
+    """A function task: a call in a worker process."""
+
+    def start(self) -> None:
+        """Pickle the call and hand it to a worker."""
+        task = self.task
+        name, function = task["name"], task["function"]
+        assert function is not None
+        number, data = self.backend.pickles.get(name, function)
+        message = {
+            "uid": task["uid"],
+            "number": number,
+            "function": data,
+            "arguments": dump_arguments(name, task["args"], task["kwargs"]),
+            "sandbox": self.sandbox,
+            "cwd": self.description.cwd,
+            "environment": self._environment(),
+        }
+        if task.get("context") is not None:
+            message["context"] = dump_context(task["context"])
+        self._kills_before = self.backend.kills_before
+        self.backend.workers.run(Call(task["uid"], message, self._started, self._answered))
+
+    def _started(self, pid: int) -> None:
+        self.task["sandbox"] = self.sandbox
+        self._running(str(pid))
+
+    def _answered(self, answer: dict[str, Any] | End) -> None:
+        if isinstance(answer, End):
+            self._answer: dict[str, Any] | None = None
+            self._settle(answer)
+            return
+        self._answer = answer
+        self.task["max_rss"], self.task["cpu_time"] = answer["max_rss"], answer["cpu_time"]
+        if "result" in answer and self._cause is None and not self.task.get("capture_stdio"):
+            self._judge(None)
+        else:
+            self._settle(None)
+
+    def _judge(self, end: End | None) -> None:
+        if self._answer is None:
+            assert end is not None
+            state, cause = self._judge_end(end, self._kills_before)
+            if state is TaskState.DONE:
+                state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
+            if state is TaskState.FAILED and cause is not FailureCause.WALLTIME:
+                self.task["exception"] = "the process that ran the function ended before the function did"
+            self._conclude(state, cause)
+        elif "result" in self._answer:
+            self._take_result(self._answer["result"])
+        else:
+            self._take_failure(self._answer)
+
+    def _take_result(self, data: bytes) -> None:
+        try:
+            self.task["return_value"] = pickle.loads(data)
+        except Exception as error:
+            self._fail(SerializationError(f"the result of task '{self.task['name']}' cannot be unpickled: {error!r}"))
+            return
+        self.task["exit_code"] = 0
+        self._conclude(*self._judge_outputs())
+
+    def _take_failure(self, answer: dict[str, Any]) -> None:
+        name = self.task["name"]
+        if self._cause is FailureCause.CANCELLED:
+            self._conclude(TaskState.CANCELED, self._cause)
+        elif "exit" in answer:
+            self.task["exit_code"] = answer["exit"]
+            self.task["exception"] = f"the function called sys.exit({answer['exit']}) instead of returning"
+            self._conclude(TaskState.FAILED, FailureCause.EXIT_CODE)
+        elif "unpicklable" in answer:
+            self._fail(SerializationError(f"task '{name}' ran, but {answer['unpicklable']}"))
+        elif "sandbox_error" in answer:
+            self._fail(SessionError(answer["sandbox_error"]))
+        else:
+            error: Any = answer["text"]
+            if "exception" in answer:
+                error = pickle.loads(answer["exception"])
+                error.__cause__ = RemoteTraceback(answer["traceback"])
+            self._fail(error, FailureCause.MEMORY if "memory" in answer else FailureCause.EXIT_CODE)
+
+    def _fail(self, error: BaseException | str, cause: FailureCause = FailureCause.BACKEND) -> None:
+        self.task["exception"] = error
+        self.task["exit_code"] = 1
+        self._conclude(TaskState.FAILED, self._cause or cause)
+
+    def _terminate(self, grace: float) -> None:
+        self.backend.workers.terminate(self.task["uid"], grace)
+
+    def kill(self) -> None:
+        """Do nothing: the workers are killed together."""
+
+
+class ThreadAttempt(Attempt):
+    """A function task in an executor of the driver; what it runs cannot be stopped."""
+
+    needs_slots = False
+    _future: asyncio.Future[Any] | None = None
+
+    def start(self) -> None:
+        """Submit the call to the executor."""
+        task = self.task
+        function, executor = task["function"], self.backend.executor
+        assert function is not None and executor is not None
+        self._future = submit_call(executor, task["name"], function, task["args"], task["kwargs"], task.get("context"))
+        self._future.add_done_callback(self._ended)
+        self._running(None)
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        if self._cause is not None or future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self.task["return_value"] = future.result()
+            self.task["exit_code"] = 0
+            self._conclude(TaskState.DONE)
+        else:
+            self.task["exception"] = error
+            self.task["exit_code"] = 1
+            self._conclude(TaskState.FAILED, FailureCause.EXIT_CODE)
+
+    def _judge(self, end: End | None) -> None:
+        """Nothing is read back: the function shares the driver's output."""
+
+    def _terminate(self, grace: float) -> None:
+        if self._future is not None and not self._future.cancel():
+            log.warning("%s runs in a thread, which cannot be stopped; its result will be dropped", self.task["uid"])
+        cancelled = self._cause is FailureCause.CANCELLED
+        self._conclude(TaskState.CANCELED if cancelled else TaskState.FAILED, self._cause)
+
+    def kill(self) -> None:
+        """Do nothing: a thread cannot be killed."""
+
+
+async def _until(ready: Callable[[], bool]) -> None:
+    # Another program does not tell when it is ready: it can only be asked.
+    while not await asyncio.to_thread(ready):  # noqa: ASYNC110
+        await asyncio.sleep(_SERVICE_POLL)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,273 @@
+"""LocalExecutionBackend: slots, processes and function workers of one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Literal
+
+from asyncflow_hpc.backend import BackendCapabilities, BaseExecutionBackend
+from asyncflow_hpc.errors import ConfigurationError, UnsupportedTaskError
+from asyncflow_hpc.states import FailureCause, TaskState
+from asyncflow_hpc.task import Task, TaskDescription, describe
+from asyncflow_hpc.units import parse_memory
+
+from ..pickling import FunctionPickles
+from ..sandbox import make_session
+from .attempts import Attempt, CommandAttempt, FunctionAttempt, ThreadAttempt
+from .functions import FunctionWorkers, memory_kills
+from .launch import request_for, visible_gpus
+from .processes import kill_marked
+from .slots import Slots
+
+__all__ = ["LocalExecutionBackend"]
+
+log = logging.getLogger(__name__)
+
+# Seconds between the request to end and the kill.
+GRACE = 2.0
+SHUTDOWN_GRACE = 1.0
+
+# Descriptors left to the driver and its user; each running task needs at most two.
+_RESERVED_DESCRIPTORS = 64
+
+
+class LocalExecutionBackend(BaseExecutionBackend):
+    """Runs executables as processes, and functions in worker processes, on this machine.
+
+    Args:
+        executor: runs the function tasks instead, as in radical.asyncflow; it is shut down with the backend.
+        cores: that may be busy at once; those this process may use where None.
+        gpus: how many to hand out.
+        memory: bytes, or text such as "8GB"; that of the machine where None.
+        functions: "process", or "thread" for an executor of `cores` threads.
+        name: under which an engine knows it.
+    """
+
+    # Errors of a machine that is full for the moment.
+    try_later = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+    capabilities = BackendCapabilities(ranks=True, gpus=True, services=True, cancel_running=True, contextvars=True)
+
+    def __init__(
+        self,
+        executor: Executor | None = None,
+        *,
+        cores: int | None = None,
+        gpus: int = 0,
+        memory: int | str | None = None,
+        functions: Literal["process", "thread"] = "process",
+        name: str = "local",
+    ) -> None:
+        super().__init__(name)
+        cores = _usable_cores() if cores is None else cores
+        if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
+            raise ConfigurationError(f"cores of backend '{name}' must be a whole number above zero, not {cores!r}")
+        if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:
+            raise ConfigurationError(f"gpus of backend '{name}' must be a whole number, not {gpus!r}")
+        if functions not in ("process", "thread"):
+            raise ConfigurationError(f"functions of backend '{name}' must be 'process' or 'thread', not {functions!r}")
+        if executor is not None and not isinstance(executor, Executor):
+            raise ConfigurationError(
+                f"executor of backend '{name}' must be a concurrent.futures.Executor, not {executor!r}"
+            )
+        if executor is None and functions == "thread":
+            executor = ThreadPoolExecutor(cores, thread_name_prefix="asyncflow-function")
+        self.executor = executor
+        self.slots = Slots(cores, visible_gpus(gpus), _machine_memory() if memory is None else parse_memory(memory))
+        self.pickles = FunctionPickles()
+        self._attempts: dict[str, Attempt] = {}
+        self._waiting: dict[str, Attempt] = {}
+        self._session_made = False
+        self._closed = False
+        self._ran_something = False
+
+    async def start(self) -> None:
+        """Get ready for tasks."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(1, (soft - _RESERVED_DESCRIPTORS) // 2)
+        self.workers = FunctionWorkers()
+        self._all_ended = asyncio.Event()
+        self._all_ended.set()
+        self.null = os.open(os.devnull, os.O_RDWR)
+        self.kills_before = memory_kills()
+
+    def check_description(self, description: TaskDescription) -> None:
+        """Refuse a task that this machine could never hold."""
+        lacking = self.slots.lacking(request_for(description))
+        if lacking is not None:
+            raise UnsupportedTaskError(f"backend '{self.name}' can never run this task: it needs {lacking}")
+
+    async def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks; each starts when there is room for it."""
+        if not self._started:
+            await self._start_once()
+        if self._closed:
+            raise ConfigurationError(f"backend '{self.name}' was shut down")
+        if not self._session_made:
+            make_session(self.session.path)
+            self._session_made = True
+        for task in tasks:
+            try:
+                self._queue(task)
+            except Exception as error:
+                task["exception"] = error
+                self.task_state_cb(task, TaskState.FAILED)
+        self._start_waiting()
+
+    def _queue(self, task: Task) -> None:
+        description = describe(task)
+        self.check_description(description)
+        attempt = self._attempt_for(task, description)
+        if attempt.needs_slots:
+            self._waiting[task["uid"]] = attempt
+            self.slots.put(task["uid"], request_for(description))
+        else:
+            self._start_attempt(attempt)
+
+    def _attempt_for(self, task: Task, description: TaskDescription) -> Attempt:
+        if task.get("prompt"):
+            raise UnsupportedTaskError(f"backend '{self.name}' does not answer prompts; give the engine one that does")
+        if task.get("function") is None:
+            return CommandAttempt(self, task, description)
+        if description.ranks > 1 or description.pre_exec or description.post_exec or description.launcher:
+            raise UnsupportedTaskError(
+                f"function task '{task['name']}': ranks, launcher, pre_exec and post_exec are for executable tasks"
+            )
+        return (
+            FunctionAttempt(self, task, description)
+            if self.executor is None
+            else ThreadAttempt(self, task, description)
+        )
+
+    def _start_waiting(self) -> None:
+        while len(self._attempts) < self._most:
+            taken = self.slots.take()
+            if taken is None:
+                return
+            uid, grant = taken
+            attempt = self._waiting.pop(uid)
+            attempt.grant = grant
+            if not self._start_attempt(attempt):
+                return
+
+    def _start_attempt(self, attempt: Attempt) -> bool:
+        """Start an attempt; False if the machine has no room for a process just now."""
+        uid = attempt.task["uid"]
+        self._attempts[uid] = attempt
+        self._all_ended.clear()
+        self._ran_something = True
+        try:
+            attempt.start()
+        except Exception as error:
+            del self._attempts[uid]
+            if isinstance(error, OSError) and error.errno in self.try_later and self._attempts:
+                # The end of any other makes room, and starts this one.
+                log.debug("no room to start %s now: %s", uid, error)
+                self._put_back(attempt)
+                return False
+            attempt.task["exception"] = error
+            self._finish(attempt, TaskState.FAILED)
+        return True
+
+    def _put_back(self, attempt: Attempt) -> None:
+        uid = attempt.task["uid"]
+        if attempt.needs_slots:
+            self.slots.release(uid)
+            self.slots.put(uid, request_for(attempt.description), first=True)
+            self._waiting[uid] = attempt
+
+    def ended(self, attempt: Attempt, state: TaskState) -> None:
+        """Take back the slots of an attempt that has ended, report it, and start what waited for them."""
+        if self._attempts.pop(attempt.task["uid"], None) is None:
+            return
+        self._finish(attempt, state)
+        self._start_waiting()
+
+    def _finish(self, attempt: Attempt, state: TaskState) -> None:
+        if attempt.needs_slots:
+            self.slots.release(attempt.task["uid"])
+        attempt.task["state"] = state
+        self.task_state_cb(attempt.task, state)
+        if not self._attempts:
+            self._all_ended.set()
+
+    def report_ready(self, task: Task, result: str) -> None:
+        """Report that a service is ready; its future gets the result."""
+
+        def resolve(future: asyncio.Future[str], *_: object) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        self._callback(task, TaskState.RUNNING, resolve)
+
+    async def cancel_task(self, uid: str) -> bool:
+        """Cancel a task that waits, or end its processes; it is reported CANCELED when they are gone."""
+        waiting = self._waiting.pop(uid, None)
+        if waiting is not None:
+            self.slots.remove(uid)
+            self._report_cancelled(waiting.task)
+            self._start_waiting()
+            return True
+        attempt = self._attempts.get(uid)
+        if attempt is None:
+            return False
+        attempt.end(FailureCause.CANCELLED, GRACE)
+        return True
+
+    def _report_cancelled(self, task: Task) -> None:
+        task["state"] = TaskState.CANCELED
+        task["cause"] = FailureCause.CANCELLED
+        self.task_state_cb(task, TaskState.CANCELED)
+
+    def state(self) -> str:
+        """Return NEW, RUNNING or CLOSED."""
+        return "CLOSED" if self._closed else super().state()
+
+    async def shutdown(self) -> None:
+        """End all tasks, with their descendants; what waits is cancelled."""
+        if self._closed or not self._started:
+            self._closed = True
+            return
+        self._closed = True
+        waiting, self._waiting = self._waiting, {}
+        for attempt in waiting.values():
+            self.slots.remove(attempt.task["uid"])
+            self._report_cancelled(attempt.task)
+        try:
+            for attempt in list(self._attempts.values()):
+                attempt.end(FailureCause.CANCELLED, SHUTDOWN_GRACE)
+            await self._all_ended.wait()
+            await self.workers.close(SHUTDOWN_GRACE)
+            if self._ran_something:
+                await asyncio.to_thread(kill_marked, "ASYNCFLOW_SESSION", str(self.session.path))
+        finally:
+            self.abandon()
+            if self.executor is not None:
+                # Its threads cannot be stopped; waiting for them here would hold up the loop.
+                self.executor.shutdown(wait=False, cancel_futures=True)
+            os.close(self.null)
+
+    def abandon(self) -> None:
+        """Kill all processes without waiting for them."""
+        if not self._started:
+            return
+        for attempt in list(self._attempts.values()):
+            attempt.kill()
+        self.workers.kill()
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,175 @@
+"""Child processes: start them cheaply, learn of their end without polling, and leave none behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+__all__ = ["Child", "End", "kill_marked"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a process ended.
+
+    Attributes:
+        exit_code: None if a signal ended it, or if nobody knows.
+        signal: number, else None.
+        max_rss: peak memory of the largest process in bytes.
+        cpu_time: user and system seconds, with those of waited-for children.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    max_rss: int = 0
+    cpu_time: float = 0.0
+
+
+class Child:
+    """A process that leads a group of its own, and all that it starts.
+
+    Args:
+        argv: what to run.
+        on_end: called once on the loop with the End, when the process has ended and its group was killed.
+        cwd, env, stdin, stdout, stderr, pass_fds: as for subprocess.Popen.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        on_end: Callable[[End], None],
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        stdin: int,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_end = on_end
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self._pidfd = -1
+        self._ended = False
+        # No preexec_fn and no user change: so subprocess takes vfork, three times as fast as fork.
+        self._popen = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            umask=0o077,
+        )
+        self.pid = self._popen.pid
+        self._watch()
+
+    def _watch(self) -> None:
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):
+            # No pidfd on macOS and on old kernels, or no descriptor left for one.
+            threading.Thread(target=self._wait_in_thread, name=f"wait {self.pid}", daemon=True).start()
+        else:
+            self._loop.add_reader(self._pidfd, self._pidfd_ready)
+
+    def _pidfd_ready(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        # Still a zombie: its pid, and so the number of its group, cannot be another's yet.
+        self._signal_group(signal.SIGKILL)
+        self._settle(_reaped(self.pid))
+
+    def _wait_in_thread(self) -> None:
+        end = _reaped(self.pid)
+        self._signal_group(signal.SIGKILL)
+        try:
+            self._loop.call_soon_threadsafe(self._settle, end)
+        except RuntimeError:
+            log.debug("process %d ended after the loop was closed", self.pid)
+
+    def _settle(self, end: End) -> None:
+        self._ended = True
+        # Popen would warn that nobody waited for it.
+        self._popen.returncode = end.exit_code if end.exit_code is not None else -(end.signal or 1)
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._on_end(end)
+
+    def terminate(self, grace: float) -> None:
+        """Ask the whole group to end, and kill it when `grace` seconds have passed."""
+        if self._ended or self._kill_timer is not None:
+            return
+        self._signal_group(signal.SIGTERM)
+        self._signal_group(signal.SIGCONT)
+        self._kill_timer = self._loop.call_later(grace, self.kill)
+
+    def kill(self) -> None:
+        """Kill the whole group now."""
+        if not self._ended:
+            self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def _reaped(pid: int) -> End:
+    try:
+        _, status, usage = os.wait4(pid, 0)
+    except ChildProcessError:
+        log.error("somebody else waited for process %d; how it ended is lost", pid)
+        return End(None, None)
+    code = os.waitstatus_to_exitcode(status)
+    # ru_maxrss is in KiB on Linux, in bytes on macOS: getrusage(2) of each.
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return End(
+        code if code >= 0 else None,
+        -code if code < 0 else None,
+        usage.ru_maxrss * unit,
+        usage.ru_utime + usage.ru_stime,
+    )
+
+
+def kill_marked(name: str, value: str) -> list[int]:
+    """Kill the processes of this user that carry a value in an environment variable.
+
+    Finds those that left their process group, as daemons do.
+
+    Args:
+        name, value: of the variable; a value that starts with it and a slash counts too.
+
+    Returns:
+        Their pids.
+    """
+    killed = []
+    own = {os.getpid(), os.getppid()}
+    for process in psutil.process_iter():
+        try:
+            if process.pid in own or process.uids().real != os.getuid():
+                continue
+            marked: Any = process.environ().get(name)
+            if marked is not None and (marked == value or marked.startswith(value + "/")):
+                process.kill()
+                killed.append(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return killed

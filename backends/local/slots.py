@@ -1,0 +1,121 @@
+"""Who may run now: counting cores, GPUs and memory of one machine."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["Grant", "Request", "Slots"]
+
+
+class Request(NamedTuple):
+    """What a task occupies while it runs; memory in bytes."""
+
+    cores: int = 1
+    gpus: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a task was given: the request, and which GPUs."""
+
+    request: Request
+    gpus: tuple[str, ...] = ()
+
+
+class Slots:
+    """A queue in order of arrival, in which small tasks slip into gaps without starving big ones.
+
+    Tasks of one shape wait in a queue of their own, so that starting one costs the same however many wait.
+
+    Args:
+        cores, memory: what the machine has; memory in bytes.
+        gpus: names of its GPUs.
+        overtaking: how many tasks may be started ahead of the oldest one that does not fit.
+    """
+
+    def __init__(self, cores: int, gpus: tuple[str, ...] = (), memory: int = 0, overtaking: int = 32) -> None:
+        self.total = Request(cores, len(gpus), memory)
+        self._free = list(self.total)
+        self._gpus = list(gpus)
+        self._queues: dict[Request, deque[tuple[int, str]]] = {}
+        self._waiting: dict[str, Request] = {}
+        self._granted: dict[str, Grant] = {}
+        self._number = 0
+        self._overtaking = overtaking
+        self._oldest = -1
+        self._overtaken = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def lacking(self, request: Request) -> str | None:
+        """Say what the whole machine has too little of for a request, or None if it fits."""
+        for name, wanted, there in zip(Request._fields, request, self.total, strict=True):
+            if wanted > there:
+                return f"{wanted} {name}, and there are {there}"
+        return None
+
+    def put(self, uid: str, request: Request, first: bool = False) -> None:
+        """Let a task wait; before all others if it is to be the first."""
+        self._number += 1
+        self._waiting[uid] = request
+        queue = self._queues.get(request)
+        if queue is None:
+            queue = self._queues[request] = deque()
+        if first:
+            queue.appendleft((-self._number, uid))
+        else:
+            queue.append((self._number, uid))
+
+    def remove(self, uid: str) -> bool:
+        """Take out a task that waits; False if it does not."""
+        return self._waiting.pop(uid, None) is not None
+
+    def take(self) -> tuple[str, Grant] | None:
+        """Start the next task that may run now, if there is one."""
+        heads = self._heads()
+        if not heads:
+            return None
+        oldest = heads[0][0]
+        if oldest != self._oldest:
+            self._oldest, self._overtaken = oldest, 0
+        for number, request in heads:
+            if all(wanted <= free for wanted, free in zip(request, self._free, strict=True)):
+                if number != oldest:
+                    self._overtaken += 1
+                return self._grant(request)
+            if self._overtaken >= self._overtaking:
+                return None
+        return None
+
+    def _heads(self) -> list[tuple[int, Request]]:
+        heads = []
+        for request, queue in list(self._queues.items()):
+            while queue and queue[0][1] not in self._waiting:
+                queue.popleft()
+            if queue:
+                heads.append((queue[0][0], request))
+            else:
+                del self._queues[request]
+        return heads if len(heads) < 2 else sorted(heads)
+
+    def _grant(self, request: Request) -> tuple[str, Grant]:
+        _, uid = self._queues[request].popleft()
+        del self._waiting[uid]
+        self._free = [free - wanted for free, wanted in zip(self._free, request, strict=True)]
+        gpus, self._gpus = tuple(self._gpus[: request.gpus]), self._gpus[request.gpus :]
+        grant = self._granted[uid] = Grant(request, gpus)
+        return uid, grant
+
+    def release(self, uid: str) -> None:
+        """Take back what a task was given."""
+        grant = self._granted.pop(uid)
+        self._free = [free + wanted for free, wanted in zip(self._free, grant.request, strict=True)]
+        self._gpus += grant.gpus
+
+    def waiting(self) -> list[str]:
+        """Uids of the tasks that wait."""
+        return list(self._waiting)

@@ -1,0 +1,232 @@
+"""Calls and results on their way between a driver and a process that runs functions for it."""
+
+from __future__ import annotations
+
+import dis
+import io
+import itertools
+import pickle
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from contextvars import Context, ContextVar
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import cloudpickle
+
+from asyncflow_hpc.errors import SerializationError
+
+__all__ = ["FunctionPickles", "dump_arguments", "dump_context", "dump_value"]
+
+_PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
+_STEADY = frozenset({*_PLAIN, range, ModuleType, BuiltinFunctionType})
+_STORE_GLOBAL, _STORE_DEREF = dis.opmap["STORE_GLOBAL"], dis.opmap["STORE_DEREF"]
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Cloudpickle, and context variables, which keep their identity within a process."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, ContextVar):
+            return _reduce_variable(obj)
+        return super().reducer_override(obj)
+
+
+def dump_value(value: Any) -> bytes:
+    """Pickle anything that can be, functions and classes of the main script included."""
+    if type(value) in _PLAIN:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(value)
+    return buffer.getvalue()
+
+
+def dump_arguments(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    """Pickle the arguments of a call.
+
+    Args:
+        name: of the task, for the message.
+
+    Raises:
+        SerializationError: names the argument that cannot be pickled.
+    """
+    types = {*map(type, args), *map(type, kwargs.values())} if kwargs else set(map(type, args))
+    if types <= _PLAIN:
+        return pickle.dumps((args, dict(kwargs)), pickle.HIGHEST_PROTOCOL)
+    try:
+        return dump_value((args, dict(kwargs)))
+    except Exception as error:
+        for place, value in itertools.chain(((f"number {i}", v) for i, v in enumerate(args, 1)), kwargs.items()):
+            _refuse_unpicklable(f"argument {place!r} of task '{name}'", value)
+        raise SerializationError(f"the arguments of task '{name}' cannot be pickled together: {error}") from error
+
+
+def _refuse_unpicklable(what: str, value: Any) -> None:
+    try:
+        dump_value(value)
+    except Exception as error:
+        raise SerializationError(
+            f"{what} is a {type(value).__name__}, which cannot be pickled and so cannot reach another process: {error}"
+        ) from error
+
+
+def dump_context(context: Context) -> list[tuple[bytes, bytes]]:
+    """Pickle context variables and their values, leaving out what cannot be and what is the engine's own."""
+    carried = []
+    for variable, value in context.items():
+        if variable.name.startswith("asyncflow_hpc_"):
+            continue
+        try:
+            carried.append((dump_value(variable), dump_value(value)))
+        except Exception:
+            continue
+    return carried
+
+
+_process = uuid.uuid4().hex
+_sent: dict[ContextVar[Any], tuple[str, ...]] = {}
+_received: dict[tuple[str, ...], ContextVar[Any]] = {}
+
+
+def _reduce_variable(variable: ContextVar[Any]) -> Any:
+    key = _sent.get(variable)
+    if key is None:
+        key = _sent[variable] = _home_of(variable) or (_process, str(len(_sent)), variable.name)
+        _received[key] = variable
+    default: tuple[Any, ...] = ()
+    try:
+        default = (Context().run(variable.get),)
+    except LookupError:
+        pass
+    return _variable, (key, default)
+
+
+def _home_of(variable: ContextVar[Any]) -> tuple[str, ...] | None:
+    for name, module in list(sys.modules.items()):
+        if name != "__main__" and vars(module).get(variable.name.rpartition(".")[2]) is variable:
+            return (name, variable.name.rpartition(".")[2])
+    return None
+
+
+def _variable(key: tuple[str, ...], default: tuple[Any, ...]) -> ContextVar[Any]:
+    variable = _received.get(key)
+    if variable is None:
+        if len(key) == 2:
+            __import__(key[0])
+            variable = getattr(sys.modules[key[0]], key[1])
+        else:
+            variable = ContextVar(key[2], default=default[0]) if default else ContextVar(key[2])
+        assert isinstance(variable, ContextVar)
+        _received[key] = variable
+        _sent[variable] = key
+    return variable
+
+
+class FunctionPickles:
+    """Pickled functions, each pickled once as long as nothing that it refers to can have changed.
+
+    A function of the main script or of another function crosses by value, which is slow, and so does what it refers
+    to. It is pickled again for each call when that holds anything mutable, so that every call sees it as it is.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[Any, tuple[int, bytes, tuple[Any, ...]]] = WeakKeyDictionary()
+        self._names: WeakKeyDictionary[Any, frozenset[str] | None] = WeakKeyDictionary()
+        self._numbers = itertools.count(1)
+
+    def get(self, name: str, func: Callable[..., Any]) -> tuple[int, bytes]:
+        """Pickle a function.
+
+        Args:
+            name: of the task, for the message.
+            func: the function.
+
+        Returns:
+            A number and the pickle. Equal numbers mean the same pickle; 0 means that it must not be kept.
+
+        Raises:
+            SerializationError: it cannot be pickled.
+        """
+        references = self._references(func, set())
+        if references is None:
+            return 0, self._dump(name, func)
+        known = self._known.get(func)
+        if known is not None and _same(known[2], references):
+            return known[:2]
+        number, data = next(self._numbers), self._dump(name, func)
+        self._known[func] = (number, data, references)
+        return number, data
+
+    @staticmethod
+    def _dump(name: str, func: Callable[..., Any]) -> bytes:
+        try:
+            return dump_value(func)
+        except Exception as error:
+            closure = getattr(func, "__closure__", None) or ()
+            names = func.__code__.co_freevars if isinstance(func, FunctionType) else ()
+            for variable, cell in zip(names, closure, strict=False):
+                _refuse_unpicklable(
+                    f"variable '{variable}', which the function of task '{name}' uses,", cell.cell_contents
+                )
+            raise SerializationError(f"the function of task '{name}' cannot be pickled: {error}") from error
+
+    def _references(self, func: Any, seen: set[int]) -> tuple[Any, ...] | None:
+        """List what a function refers to, or None if some of it may change without becoming another object."""
+        if _by_reference(func):
+            return ()
+        if not isinstance(func, FunctionType) or func.__dict__:
+            return None
+        names = self._global_names(func)
+        if names is None:
+            return None
+        seen.add(id(func))
+        try:
+            cells = [cell.cell_contents for cell in func.__closure__ or ()]
+        except ValueError:
+            return None
+        direct = [func.__globals__.get(name) for name in names]
+        direct += [*cells, *(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).values()]
+        references = list(direct)
+        for value in direct:
+            if type(value) in _STEADY or _by_reference(value) or id(value) in seen:
+                continue
+            deeper = self._references(value, seen)
+            if deeper is None:
+                return None
+            references += deeper
+        return tuple(references)
+
+    def _global_names(self, func: FunctionType) -> frozenset[str] | None:
+        code = func.__code__
+        if code not in self._names:
+            self._names[code] = _names_in(code)
+        return self._names[code]
+
+
+def _names_in(code: CodeType) -> frozenset[str] | None:
+    """Collect the names that code reads; None if it writes a global or a variable around it."""
+    operations = code.co_code[::2]
+    if _STORE_GLOBAL in operations or (code.co_freevars and _STORE_DEREF in operations):
+        return None
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inner = _names_in(constant)
+            if inner is None:
+                return None
+            names |= inner
+    return frozenset(names)
+
+
+def _by_reference(value: Any) -> bool:
+    """Tell whether a class or function is pickled as its module and name."""
+    module = getattr(value, "__module__", None)
+    if not isinstance(value, (type, FunctionType)) or module in (None, "__main__"):
+        return False
+    return getattr(sys.modules.get(str(module)), value.__qualname__, None) is value
+
+
+def _same(old: tuple[Any, ...], new: tuple[Any, ...]) -> bool:
+    return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
