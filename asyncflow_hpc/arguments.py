@@ -127,7 +127,8 @@ def _rebuilt_container(value: Any, memo: dict[int, Any]) -> Any:
             return value
         result = copy.copy(value)
         result.clear()
-        result.update(items)
+        # Counter.update would count the pairs.
+        result.update(dict(items))
         return result
     if isinstance(value, (list, tuple, set, frozenset)):
         old = list(value)

@@ -167,6 +167,9 @@ class BaseExecutionBackend(ABC):
         """Take over tasks that an earlier driver submitted."""
         raise NotImplementedError(f"backend '{self.name}' cannot take over tasks of an earlier driver")
 
+    def abandon(self) -> None:  # noqa: B027
+        """End all tasks without waiting: the loop or the process is about to end."""
+
     @abstractmethod
     async def submit_tasks(self, tasks: Sequence[Task]) -> Any:
         """Take tasks that are ready to run; returns before they end."""

@@ -111,7 +111,7 @@ def new_component(
         context = contextvars.copy_context()
         if len(context):
             task["context"] = context
-    engine.admit(future)
+    engine.admit(future, found.futures if found is not None else ())
     return future
 
 

@@ -22,6 +22,7 @@ _OF_THE_SHELL = frozenset(
     break : continue . eval exec exit export readonly return set shift times trap unset
     alias bg cd command fc fg getopts hash jobs kill newgrp pwd read type ulimit umask unalias wait
     echo printf test local source let declare typeset builtin enable history
+    bind caller chdir compgen complete compopt dirs disown help logout mapfile popd pushd readarray shopt suspend
     """.split()  # noqa: SIM905
 )
 

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["WorkflowEngine"]
 
 log = logging.getLogger(__name__)
+
+# Seconds in which a backend that stays open should have ended the tasks of an engine that closes.
+CANCEL_TIMEOUT = 30
 
 
 class WorkflowEngine:
@@ -74,7 +77,9 @@ class WorkflowEngine:
         self._ledger = Ledger(self._ready)
         self._preparing = Preparing(self)
         self._inbox = Inbox(self.loop, self._take)
-        self._lanes = {backend.name: self._attach(backend) for backend in backends}
+        self._lanes = {backend.name: Lane(backend) for backend in backends}
+        for lane in self._lanes.values():
+            lane.attach(self.uid, str(self.session_dir), self._inbox.post)
         self._default = next(iter(self._lanes.values()))
         self.task_states_map = self.backend.get_task_states_map()
         self._chores: set[asyncio.Task[Any]] = set()
@@ -123,6 +128,9 @@ class WorkflowEngine:
         signals.guard(engine)
         return engine
 
+    def __reduce__(self) -> Any:
+        raise TypeError("an engine and the tasks that it makes stay in the driver: pass results as arguments instead")
+
     async def __aenter__(self) -> WorkflowEngine:
         return self
 
@@ -130,14 +138,6 @@ class WorkflowEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.shutdown()
-
-    def _attach(self, backend: Any) -> Lane:
-        backend._work_dir = str(self.session_dir)
-        backend.is_attached = True
-        backend.attached_to = [*getattr(backend, "attached_to", ()), self.uid]
-        lane = Lane(backend)
-        backend.register_callback(self._inbox.post)
-        return lane
 
     @property
     def backend(self) -> Any:
@@ -218,12 +218,12 @@ class WorkflowEngine:
         finally:
             workflow.reset(token)
 
-    def admit(self, future: TaskFuture) -> None:
+    def admit(self, future: TaskFuture, dependencies: Collection[TaskFuture]) -> None:
         """Take a component that a call has made; from any thread."""
         if threading.get_ident() == self.thread_id:
-            self._ledger.admit(future, future._found.futures if future._found is not None else ())
+            self._ledger.admit(future, dependencies)
         else:
-            self.loop.call_soon_threadsafe(self.admit, future)
+            self.loop.call_soon_threadsafe(self._ledger.admit, future, dependencies)
 
     def waits_for(self, future: TaskFuture) -> Iterator[str]:
         """Walk over the uids of all that must end before a component can run."""
@@ -373,9 +373,7 @@ class WorkflowEngine:
     def abandon(self) -> None:
         """End all tasks without waiting: the loop or the process is about to end."""
         for lane in self._lanes.values():
-            end = getattr(lane.backend, "abandon", None)
-            if end is not None:
-                end()
+            lane.abandon()
 
     async def shutdown(self, skip_execution_backend: bool = False) -> None:
         """End all that runs, then the backends; unfinished futures are cancelled. Safe to call twice.
@@ -386,27 +384,33 @@ class WorkflowEngine:
         if self._closed is None:
             check_arguments({"skip_execution_backend": (skip_execution_backend, bool)})
             self.closing = True
-            self._closed = self.loop.create_task(self._shut(skip_execution_backend), name=f"{self.uid} shutdown")
+            self._closed = self.loop.create_task(self._stop(skip_execution_backend), name=f"{self.uid} shutdown")
         await asyncio.shield(self._closed)
 
-    async def _shut(self, skip_backends: bool) -> None:
-        await self._preparing.close()
-        # Futures are cancelled last: a script that wakes up then finds nothing running behind it.
-        if skip_backends:
-            running = [future for future in self._ledger.live.values() if future._submitted]
-            await asyncio.gather(*(future._spec.lane.cancel(future) for future in running))
-        else:
-            ends = await asyncio.gather(
-                *(lane.backend.shutdown() for lane in self._lanes.values()), return_exceptions=True
-            )
-            for lane, end in zip(self._lanes.values(), ends, strict=True):
-                if isinstance(end, BaseException):
-                    log.error("shutdown of backend '%s' failed", lane.name, exc_info=end)
-        self._running.cancel()
-        await asyncio.gather(self._running, *self._chores, return_exceptions=True)
+    async def _stop(self, skip_backends: bool) -> None:
+        bodies = self._preparing.cancel_all()
+        # Futures are settled last, all in one turn: a script that wakes up then finds nothing running behind it.
+        self._inbox.hold()
+        try:
+            if skip_backends:
+                await self._cancel_running()
+            else:
+                await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+            self._running.cancel()
+            await asyncio.gather(self._running, *self._chores, return_exceptions=True)
+        finally:
+            self._inbox.empty()
+            for lane in self._lanes.values():
+                lane.detach()
+            for future in list(self._ledger.live.values()):
+                self.handle_task_cancellation(future.description, future)
+            signals.stopped(self)
+        await asyncio.gather(*bodies, return_exceptions=True)
+
+    async def _cancel_running(self) -> None:
         self._inbox.empty()
-        for lane in self._lanes.values():
-            lane.backend.is_attached = False
-        for future in list(self._ledger.live.values()):
-            self.handle_task_cancellation(future.description, future)
-        signals.unguard(self)
+        running = [future for future in self._ledger.live.values() if future._submitted]
+        await asyncio.gather(*(future._spec.lane.cancel(future) for future in running))
+        if running:
+            # The next engine numbers its tasks alike, so these must be out of the backend.
+            await asyncio.wait(running, timeout=CANCEL_TIMEOUT)

@@ -179,6 +179,8 @@ def _rebuild(cls: type[AsyncFlowError], args: tuple[Any, ...], attributes: dict[
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(attributes)
+    if "root_cause" in attributes:
+        error.__cause__ = attributes["root_cause"]
     return error
 
 

@@ -85,6 +85,9 @@ class TaskFuture(asyncio.Future[Any]):
 
     __iter__ = __await__
 
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self!r} stays in the driver: pass it as an argument of a task, which then gets its value")
+
     def __repr__(self) -> str:
         try:
             return f"<{type(self).__name__} {self.uid} '{self.description['name']}' {self.state}>"

@@ -29,24 +29,35 @@ class Inbox:
         self._take = take
         self._lock = threading.Lock()
         self._reports: list[tuple[Any, str, Callable[..., Any] | None]] = []
+        self._holding = False
 
     def post(self, task: Any, state: str, service_callback: Callable[..., Any] | None = None) -> None:
         """Report a state; the arguments are those of `WorkflowEngine.task_callbacks`."""
-        if not self._reports and threading.get_ident() == self._thread:
+        if not self._reports and not self._holding and threading.get_ident() == self._thread:
             self._take(task, state, service_callback)
             return
         with self._lock:
             self._reports.append((task, state, service_callback))
-            if len(self._reports) > 1:
+            if len(self._reports) > 1 or self._holding:
                 return
         try:
-            self._loop.call_soon_threadsafe(self.empty)
+            self._loop.call_soon_threadsafe(self._come)
         except RuntimeError:
             log.debug("a task reported '%s' after the loop was closed", state)
+
+    def _come(self) -> None:
+        if not self._holding:
+            self.empty()
+
+    def hold(self) -> None:
+        """From now on keep what comes, until `empty`."""
+        with self._lock:
+            self._holding = True
 
     def empty(self) -> None:
         """Take all that has come."""
         with self._lock:
+            self._holding = False
             reports, self._reports = self._reports, []
         for report in reports:
             self._take(*report)

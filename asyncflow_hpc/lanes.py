@@ -51,6 +51,29 @@ class Lane:
         self._batch: list[Task] = []
         self._filled = asyncio.Event()
 
+    def attach(self, engine: str, session: str, report: Callable[..., None]) -> None:
+        """Tell the backend whom it serves.
+
+        Args:
+            engine: uid of the engine.
+            session: path of its directory.
+            report: the callback for states.
+        """
+        backend = self.backend
+        backend._work_dir = session
+        backend.is_attached = True
+        backend.attached_to = [*getattr(backend, "attached_to", ()), engine]
+        backend.register_callback(report)
+
+    def detach(self) -> None:
+        """Let another engine have the backend."""
+        self.backend.is_attached = False
+
+    def abandon(self) -> None:
+        """End all that the backend runs, without waiting."""
+        if self.capabilities is not None:
+            self.backend.abandon()
+
     def add(self, task: Task) -> None:
         """Put a ready task into the next batch."""
         self._batch.append(task)
@@ -62,8 +85,12 @@ class Lane:
         while True:
             await self._filled.wait()
             self._filled.clear()
-            batch, self._batch = self._batch, []
-            await submit(self, batch)
+            # Held by no variable here: it would keep the last batch alive until the next one.
+            await submit(self, self._take_batch())
+
+    def _take_batch(self) -> list[Task]:
+        batch, self._batch = self._batch, []
+        return batch
 
     async def cancel(self, future: TaskFuture) -> None:
         """Ask the backend to stop a task; it reports by itself when the task has ended."""
@@ -74,6 +101,13 @@ class Lane:
         else:
             if done is False and not future.done():
                 log.warning("backend '%s' cannot cancel %s; it goes on", self.name, future.uid)
+
+    async def close(self) -> None:
+        """Shut the backend down."""
+        try:
+            await self.backend.shutdown()
+        except Exception:
+            log.exception("shutdown of backend '%s' failed", self.name)
 
     def refuse_unsupported(self, spec: Spec, description: TaskDescription) -> None:
         """Check a task against what the backend can do.

@@ -37,6 +37,8 @@ class Ledger:
     def admit(self, future: TaskFuture, dependencies: Collection[TaskFuture]) -> None:
         """Take a new component; it gets ready when its dependencies are done."""
         self.live[future.uid] = future
+        if isinstance(future, ServiceFuture):
+            future.add_done_callback(self._service_ready)
         waits = []
         for dependency in dependencies:
             if not dependency.done():
@@ -77,32 +79,40 @@ class Ledger:
             future.set_result(result)
         self._release(future.uid)
 
-    def service_ready(self, future: TaskFuture) -> None:
-        """Let the dependents of a service run, while the service goes on."""
-        if future.cancelled() or future.exception() is not None:
-            return
-        self._release(future.uid)
+    def _service_ready(self, future: Any) -> None:
+        # Its dependents may run, while it goes on; where it failed instead, `fail` has seen to them.
+        if not future.cancelled() and future.exception() is None:
+            self._release(future.uid)
 
     def _release(self, key: str) -> None:
         for uid in self.graph.done(key):
-            self._on_ready(self.live[uid])
+            # One that was settled by hand while it waited is gone already.
+            future = self.live.get(uid)
+            if future is not None:
+                self._on_ready(future)
 
     def fail(self, future: TaskFuture, error: BaseException) -> None:
         """Set an exception, and fail all that depends on it, however far away."""
         failing = deque([(future, error)])
+        failed: list[tuple[TaskFuture, bool]] = []
+        watched = False
         while failing:
             future, error = failing.popleft()
             self._retire(future, "FAILED")
             dependents = self.graph.drop(future.uid)
             if not future.done():
+                failed.append((future, bool(dependents)))
+                watched = watched or bool(future._callbacks)
                 future.set_exception(error)
-                if dependents:
-                    # Whoever looks at a dependent is told the root cause; only the last in line complains unread.
-                    future.exception()
             elif isinstance(future, ServiceFuture):
                 log.warning("service %s '%s' failed after it was ready: %s", future.uid, _name(future), error)
             for uid in dependents:
                 failing.append((self.live[uid], self._dependency_failure(self.live[uid], error)))
+        for future, has_dependents in failed:
+            # asyncio complains of errors that nobody looks at. One who waits for any of these is told the root cause;
+            # where nobody does, only the last in line complains.
+            if watched or has_dependents:
+                future.exception()
 
     def cancel(self, future: TaskFuture, msg: Any | None = None) -> None:
         """Mark a component as cancelled, and all that depends on it."""

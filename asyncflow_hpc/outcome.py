@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import DependencyFailureError, SubmitError, TaskFailedError
+from .errors import AsyncFlowError, DependencyFailureError, SubmitError, TaskFailedError
 from .states import FailureCause
 
 __all__ = ["dependency_failure", "failure", "submit_error"]
@@ -26,7 +26,7 @@ def failure(task: Any, override: BaseException | str | None = None) -> BaseExcep
     error = override if override is not None else task.get("exception")
     if isinstance(error, (StopIteration, GeneratorExit)) or not isinstance(error, Exception):
         # A future cannot carry StopIteration, and what is no Exception would end the driver.
-        return _task_failed(task, str(error) if error else "")
+        return _task_failed(task, repr(error) if isinstance(error, BaseException) else str(error or ""))
     return error
 
 
@@ -73,14 +73,16 @@ def dependency_failure(name: str, failed: Sequence[str], error: BaseException) -
     return DependencyFailureError(f"Cannot execute '{name}' due to dependency failure", failed, root)
 
 
-def submit_error(backend: str, task: Any, error: Exception) -> SubmitError:
+def submit_error(backend: str, task: Any, error: Exception) -> AsyncFlowError:
     """Make the exception of a task that its backend did not take.
 
     Args:
         backend: its name.
         task: the dict of the task.
-        error: what the backend raised.
+        error: what the backend raised; an error of our own tree stands as it is.
     """
+    if isinstance(error, AsyncFlowError):
+        return error
     made = SubmitError(f"backend '{backend}' did not take {task['uid']} '{task['name']}': {error}")
     made.__cause__ = error
     return made

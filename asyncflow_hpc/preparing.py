@@ -147,13 +147,13 @@ class Preparing:
         scope = self._scopes.get(future.uid)
         return [member for member in scope.members if not member.done()] if scope is not None else []
 
-    async def close(self) -> None:
-        """Stop all bodies and wait until they have ended."""
+    def cancel_all(self) -> list[asyncio.Task[None]]:
+        """Stop all bodies; returns them, to wait for."""
         own = _current_task()
         bodies = [body for body in self._bodies.values() if body is not own]
         for body in bodies:
             body.cancel()
-        await asyncio.gather(*bodies, return_exceptions=True)
+        return bodies
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -56,7 +56,7 @@ def load_backend(name: str) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]
 
 
-def make_backend(name: str, **options: Any) -> Any:
+def make_backend(name: str, /, **options: Any) -> Any:
     """Make a backend by name; it is not started.
 
     Args:

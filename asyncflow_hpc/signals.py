@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
 
-__all__ = ["guard", "unguard"]
+__all__ = ["guard", "stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -29,61 +29,52 @@ class _Guard:
     def __init__(self) -> None:
         self._engines: dict[WorkflowEngine, None] = {}
         self._old: dict[signal.Signals, Any] = {}
-        self._ending: asyncio.Task[None] | None = None
+        self._number: signal.Signals | None = None
+        self._ending: asyncio.Future[Any] | None = None
 
     def add(self, engine: WorkflowEngine) -> None:
+        """Open an engine: from now on signals shut it down."""
         if threading.current_thread() is not threading.main_thread():
             return
         if not self._engines:
-            self._ending = None
-            # A handler that C code installed cannot be put back, so it is left alone.
-            self._old = {number: old for number in SIGNALS if (old := signal.getsignal(number)) is not None}
-            for number, old in self._old.items():
-                if old is not signal.SIG_IGN:
-                    signal.signal(number, self._handle)
+            # A handler that C code installed (None) cannot be put back, and an ignored signal stays ignored.
+            olds = {number: signal.getsignal(number) for number in SIGNALS}
+            self._old = {number: old for number, old in olds.items() if old not in (None, signal.SIG_IGN)}
+            for number in self._old:
+                signal.signal(number, self._handle)
         self._engines[engine] = None
 
-    def discard(self, engine: WorkflowEngine) -> None:
-        if self._engines.pop(engine, self) is None and not self._engines and self._ending is None:
-            self._restore()
-
-    def _restore(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
+    def stopped(self, engine: WorkflowEngine) -> None:
+        """Take note that all that an engine ran has ended; before its user learns of it."""
+        if engine not in self._engines:
+            return
+        del self._engines[engine]
+        if self._engines:
             return
         for number, old in self._old.items():
-            if signal.getsignal(number) == self._handle:
+            if signal.getsignal(number) == self._handle and threading.current_thread() is threading.main_thread():
                 signal.signal(number, old)
         self._old = {}
+        received, self._number = self._number, None
+        if received is not None:
+            os.kill(os.getpid(), received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._ending is not None:
-            self._end_at_once(number)
+        if self._number is None:
+            self._number = signal.Signals(number)
+            next(iter(self._engines)).loop.call_soon_threadsafe(self._shut_down)
             return
-        loop = next(iter(self._engines)).loop
-        # Set before the loop gets to it, so that a second signal is seen as one even when the loop is stuck.
-        self._ending = loop.create_task(self._end(signal.Signals(number)))
-        loop.call_soon_threadsafe(lambda: None)
-
-    def _end_at_once(self, number: int) -> None:
-        for engine in list(self._engines):
+        for engine in self._engines:
             engine.abandon()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    async def _end(self, number: signal.Signals) -> None:
-        log.warning("%s: shutting down; a second signal ends the process at once", number.name)
-        engines = list(self._engines)
-        try:
-            await asyncio.gather(*(engine.shutdown() for engine in engines), return_exceptions=True)
-        except asyncio.CancelledError:
-            # The loop is being closed under us: what is left is ended without waiting.
-            for engine in engines:
-                engine.abandon()
-        finally:
-            self._restore()
-            os.kill(os.getpid(), number)
+    def _shut_down(self) -> None:
+        assert self._number is not None
+        log.warning("%s: shutting down; a second signal ends the process at once", self._number.name)
+        self._ending = asyncio.gather(*(engine.shutdown() for engine in self._engines), return_exceptions=True)
 
 
 _guard = _Guard()
 guard = _guard.add
-unguard = _guard.discard
+stopped = _guard.stopped

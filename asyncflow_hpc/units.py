@@ -25,7 +25,10 @@ def parse_walltime(value: object) -> float:
     Raises:
         ValueError: not a duration, or not above zero.
     """
-    seconds = _seconds(value)
+    try:
+        seconds = _seconds(value)
+    except OverflowError:
+        seconds = float("inf")
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{value!r} is not a duration above zero")
     return seconds
@@ -62,7 +65,8 @@ def parse_memory(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
     elif isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
-        size = int(float(found[1]) * 1024 ** _POWERS[found[2].upper()])
+        whole, _, part = found[1].partition(".")
+        size = int(whole + part) * 1024 ** _POWERS[found[2].upper()] // 10 ** len(part)
     if size <= 0:
         raise ValueError(f"{value!r} is no size of memory; write bytes or text such as '512MB' or '4GB'")
     return size

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ from asyncflow_hpc.errors import SerializationError
 __all__ = ["FunctionPickles", "dump_arguments", "dump_context", "dump_value"]
 
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
-_STEADY = frozenset({*_PLAIN, range, ModuleType, BuiltinFunctionType})
+_STEADY = frozenset({*_PLAIN, range})
 _STORE_GLOBAL, _STORE_DEREF = dis.opmap["STORE_GLOBAL"], dis.opmap["STORE_DEREF"]
 
 
@@ -104,9 +104,11 @@ def _reduce_variable(variable: ContextVar[Any]) -> Any:
 
 
 def _home_of(variable: ContextVar[Any]) -> tuple[str, ...] | None:
+    attribute = variable.name.rpartition(".")[2]
     for name, module in list(sys.modules.items()):
-        if name != "__main__" and vars(module).get(variable.name.rpartition(".")[2]) is variable:
-            return (name, variable.name.rpartition(".")[2])
+        # By its name, since multiprocessing lists the main module a second time.
+        if getattr(module, "__name__", None) == name != "__main__" and vars(module).get(attribute) is variable:
+            return (name, attribute)
     return None
 
 
@@ -167,9 +169,9 @@ class FunctionPickles:
             closure = getattr(func, "__closure__", None) or ()
             names = func.__code__.co_freevars if isinstance(func, FunctionType) else ()
             for variable, cell in zip(names, closure, strict=False):
-                _refuse_unpicklable(
-                    f"variable '{variable}', which the function of task '{name}' uses,", cell.cell_contents
-                )
+                if cell != CellType():
+                    what = f"variable '{variable}', which the function of task '{name}' uses,"
+                    _refuse_unpicklable(what, cell.cell_contents)
             raise SerializationError(f"the function of task '{name}' cannot be pickled: {error}") from error
 
     def _references(self, func: Any, seen: set[int]) -> tuple[Any, ...] | None:
@@ -188,7 +190,7 @@ class FunctionPickles:
             return None
         direct = [func.__globals__.get(name) for name in names]
         direct += [*cells, *(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).values()]
-        references = list(direct)
+        references = [func.__code__, *direct]
         for value in direct:
             if type(value) in _STEADY or _by_reference(value) or id(value) in seen:
                 continue
@@ -221,7 +223,12 @@ def _names_in(code: CodeType) -> frozenset[str] | None:
 
 
 def _by_reference(value: Any) -> bool:
-    """Tell whether a class or function is pickled as its module and name."""
+    """Tell whether a class, function or module is pickled as its module and name."""
+    if isinstance(value, BuiltinFunctionType):
+        # A method of an object, such as `table.get`, takes the object along.
+        value = value.__self__
+    if isinstance(value, ModuleType):
+        return sys.modules.get(value.__name__) is value
     module = getattr(value, "__module__", None)
     if not isinstance(value, (type, FunctionType)) or module in (None, "__main__"):
         return False

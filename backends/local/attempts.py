@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import pickle
+import shlex
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -222,7 +223,7 @@ class CommandAttempt(Attempt):
             if error.errno in self.backend.try_later:
                 raise
             # sh says in its own words, and with its exit codes 126 and 127, why a program does not start.
-            return start(["/bin/sh", "-c", 'exec "$@"', "sh", *argv])
+            return start(["/bin/sh", "-c", shlex.join(argv)])
 
     def _ended(self, end: End) -> None:
         self.task["max_rss"], self.task["cpu_time"] = end.max_rss, end.cpu_time

@@ -9,6 +9,7 @@ import os
 import resource
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 from asyncflow_hpc.backend import BackendCapabilities, BaseExecutionBackend
@@ -83,9 +84,8 @@ class LocalExecutionBackend(BaseExecutionBackend):
         self.pickles = FunctionPickles()
         self._attempts: dict[str, Attempt] = {}
         self._waiting: dict[str, Attempt] = {}
-        self._session_made = False
+        self._sessions: set[Path] = set()
         self._closed = False
-        self._ran_something = False
 
     async def start(self) -> None:
         """Get ready for tasks."""
@@ -109,9 +109,9 @@ class LocalExecutionBackend(BaseExecutionBackend):
             await self._start_once()
         if self._closed:
             raise ConfigurationError(f"backend '{self.name}' was shut down")
-        if not self._session_made:
+        if self.session.path not in self._sessions:
             make_session(self.session.path)
-            self._session_made = True
+            self._sessions.add(self.session.path)
         for task in tasks:
             try:
                 self._queue(task)
@@ -161,7 +161,6 @@ class LocalExecutionBackend(BaseExecutionBackend):
         uid = attempt.task["uid"]
         self._attempts[uid] = attempt
         self._all_ended.clear()
-        self._ran_something = True
         try:
             attempt.start()
         except Exception as error:
@@ -244,8 +243,8 @@ class LocalExecutionBackend(BaseExecutionBackend):
                 attempt.end(FailureCause.CANCELLED, SHUTDOWN_GRACE)
             await self._all_ended.wait()
             await self.workers.close(SHUTDOWN_GRACE)
-            if self._ran_something:
-                await asyncio.to_thread(kill_marked, "ASYNCFLOW_SESSION", str(self.session.path))
+            for session in self._sessions:
+                await asyncio.to_thread(kill_marked, "ASYNCFLOW_SESSION", str(session))
         finally:
             self.abandon()
             if self.executor is not None:

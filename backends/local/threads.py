@@ -51,6 +51,9 @@ def _call(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> An
     try:
         result = function(*args, **kwargs)
         return asyncio.run(result) if inspect.iscoroutine(result) else result
-    except SystemExit as error:
-        # It would end the thread of the executor, or the worker, or the host program.
-        raise RuntimeError(f"the function called sys.exit({error.code!r})") from error
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        # No future can carry these, and SystemExit would end the worker or the host program.
+        text = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
+        raise RuntimeError(f"the function {text}") from error

@@ -8,6 +8,7 @@ import inspect
 import os
 import pickle
 import resource
+import socket
 import struct
 import sys
 import traceback
@@ -30,14 +31,15 @@ def serve(descriptor: int) -> None:
     """
     runner = _Runner()
     functions: dict[int, Callable[..., Any]] = {}
-    with os.fdopen(descriptor, "rb") as calls, os.fdopen(os.dup(descriptor), "wb") as results:
-        while True:
-            call = _read(calls)
-            if call is None:
-                break
-            message = pickle.dumps(_run(call, functions, runner), pickle.HIGHEST_PROTOCOL)
-            results.write(HEADER.pack(len(message)) + message)
-            results.flush()
+    connection = socket.socket(fileno=descriptor)
+    calls = connection.makefile("rb")
+    while (call := _read(calls)) is not None:
+        message = pickle.dumps(_run(call, functions, runner), pickle.HIGHEST_PROTOCOL)
+        try:
+            connection.sendall(HEADER.pack(len(message)) + message)
+        except OSError:
+            # The driver is gone, and nobody is left to tell.
+            return
 
 
 def _read(stream: IO[bytes]) -> Any:
