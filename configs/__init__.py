@@ -1,0 +1,1 @@
+"""Site profiles: one YAML file per machine."""
