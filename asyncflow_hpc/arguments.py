@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import chain
 from typing import Any
@@ -27,11 +27,11 @@ class Found:
 
     __slots__ = ("futures", "inputs", "nested", "outputs")
 
-    def __init__(self) -> None:
-        self.futures: dict[TaskFuture, None] = {}
+    def __init__(self, futures: tuple[TaskFuture, ...]) -> None:
+        self.futures = futures
         self.nested = False
-        self.inputs: list[InputFile] = []
-        self.outputs: list[OutputFile] = []
+        self.inputs: Sequence[InputFile] = ()
+        self.outputs: Sequence[OutputFile] = ()
 
 
 def scan(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found | None:
@@ -45,13 +45,18 @@ def scan(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found | None:
         interesting += [value for value in kwargs.values() if type(value) not in _ATOMS]
     if not interesting:
         return None
-    found = Found()
+    first = interesting[0]
+    if len(interesting) == 1 and isinstance(first, TaskFuture):
+        return Found((first,))
+    seen = _Seen()
+    nested = False
     for value in interesting:
-        if isinstance(value, TaskFuture):
-            found.futures[value] = None
-        elif _look_into(value, found):
-            found.nested = True
-    return found if found.futures or found.inputs or found.outputs else None
+        nested = (seen.look_into(value) and not isinstance(value, TaskFuture)) or nested
+    if not (seen.futures or seen.inputs or seen.outputs):
+        return None
+    found = Found(tuple(seen.futures))
+    found.nested, found.inputs, found.outputs = nested, seen.inputs, seen.outputs
+    return found
 
 
 def _is_container(value: object) -> bool:
@@ -60,26 +65,34 @@ def _is_container(value: object) -> bool:
     )
 
 
-def _look_into(root: object, found: Found) -> bool:
-    """Add what a value holds; tell whether it holds futures."""
-    futures = False
-    seen: set[int] = set()
-    stack = [root]
-    while stack:
-        value = stack.pop()
-        if type(value) in _ATOMS:
-            continue
-        if isinstance(value, TaskFuture):
-            found.futures[value] = None
-            futures = True
-        elif isinstance(value, InputFile):
-            found.inputs.append(value)
-        elif isinstance(value, OutputFile):
-            found.outputs.append(value)
-        elif id(value) not in seen:
-            seen.add(id(value))
-            stack.extend(reversed(list(_members(value))))
-    return futures
+class _Seen:
+    """What a walk over arguments has met."""
+
+    def __init__(self) -> None:
+        self.futures: dict[TaskFuture, None] = {}
+        self.inputs: list[InputFile] = []
+        self.outputs: list[OutputFile] = []
+
+    def look_into(self, root: object) -> bool:
+        """Add what a value holds; tell whether it holds futures."""
+        futures = False
+        containers: set[int] = set()
+        stack = [root]
+        while stack:
+            value = stack.pop()
+            if type(value) in _ATOMS:
+                continue
+            if isinstance(value, TaskFuture):
+                self.futures[value] = None
+                futures = True
+            elif isinstance(value, InputFile):
+                self.inputs.append(value)
+            elif isinstance(value, OutputFile):
+                self.outputs.append(value)
+            elif id(value) not in containers:
+                containers.add(id(value))
+                stack.extend(reversed(list(_members(value))))
+        return futures
 
 
 def _members(value: object) -> Iterable[object]:

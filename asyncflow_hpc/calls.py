@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import Found, scan
 from .blocks import BlockScope, current_scope
-from .components import BLOCK, FUNCTION, Spec
+from .components import BLOCK, FUNCTION, NO_FILES, Spec
 from .errors import CycleError, DescriptionTypeError, EngineClosedError
 from .futures import ServiceFuture, TaskFuture
-from .states import TaskState
 
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
@@ -23,8 +22,6 @@ __all__ = ["decorator", "workflow"]
 
 workflow: contextvars.ContextVar[str | None] = contextvars.ContextVar("asyncflow_hpc_workflow", default=None)
 
-_PENDING = TaskState.PENDING
-
 
 def decorator(
     engine: WorkflowEngine, kind: str, lane: Lane, *, service: bool, target: str | None, capture_stdio: bool
@@ -32,26 +29,23 @@ def decorator(
     """Make a decorator that turns functions into components of an engine."""
 
     def decorate(func: Callable[..., Any]) -> Callable[..., TaskFuture]:
-        spec = Spec(kind, func, lane, service=service, target=target, capture_stdio=capture_stdio)
+        spec = Spec(engine, kind, func, lane, service=service, target=target, capture_stdio=capture_stdio)
 
         @functools.wraps(func)
         def call(*args: Any, **kwargs: Any) -> TaskFuture:
             if engine.closing:
                 raise EngineClosedError(f"engine {engine.uid} was shut down; '{spec.name}' cannot be called any more")
-            return new_component(engine, spec, next(engine.numbers), args, kwargs)
+            return new_component(spec, next(engine.numbers), args, kwargs)
 
         return call
 
     return decorate
 
 
-def new_component(
-    engine: WorkflowEngine, spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> TaskFuture:
+def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
     """Make the component that one call of a decorated function stands for, and hand it to the engine.
 
     Args:
-        engine: that the function was decorated by.
         spec: of the function.
         number: of the call.
         args, kwargs: of the call; `task_description` and `workflow_id` are taken out.
@@ -59,47 +53,32 @@ def new_component(
     Raises:
         TaskDescriptionError, UnsupportedTaskError, CycleError: nothing was submitted.
     """
-    description, native = spec.description, dict(spec.defaults)
-    workflow_id = None
+    engine, kind = spec.engine, spec.kind
+    task = spec.template.copy()
+    task["args"], task["kwargs"], task["workflow_id"] = args, kwargs, workflow.get()
+    task["task_backend_specific_kwargs"] = dict(spec.defaults)
+    found = None
     if kwargs:
-        workflow_id = kwargs.pop("workflow_id", None)
-        overrides = kwargs.pop("task_description", None)
-        if overrides:
-            native = _merged(spec, native, overrides)
-            description = spec.check(native)
-        elif overrides is not None and not isinstance(overrides, dict):
-            raise DescriptionTypeError(f"task_description of '{spec.name}' must be a dict, not {overrides!r}")
-    found = scan(args, kwargs) if args or kwargs else None
-    kind = spec.kind
+        _take_options(spec, task, kwargs)
+    if args or kwargs:
+        found = scan(args, kwargs)
+    task["metadata"] = _metadata(found)
     scope = current_scope.get()
     if scope is not None and found is not None:
         _refuse_cycle(engine, spec, scope, found)
-    task: Task = {
-        "uid": f"block.{number:06d}" if kind == BLOCK else f"task.{number:06d}",
-        "name": spec.name,
-        "function": spec.func if kind in (FUNCTION, BLOCK) else None,
-        "args": args,
-        "kwargs": kwargs,
-        "executable": None,
-        "is_service": spec.is_service,
-        "target_backend": spec.target,
-        "capture_stdio": spec.capture_stdio,
-        "workflow_id": workflow_id or workflow.get(),
-        "task_backend_specific_kwargs": native,
-        "description": description,
-        "metadata": _metadata(found),
-        "state": _PENDING,
-    }
-    future = (ServiceFuture if spec.is_service else TaskFuture)(loop=engine.loop)
+    future: TaskFuture = (ServiceFuture if spec.is_service else TaskFuture)(loop=engine.loop)
+    future.description = task
     if kind == BLOCK:
+        task["uid"] = future.uid = f"block.{number:06d}"
         future.block = task
     else:
+        task["uid"] = future.uid = f"task.{number:06d}"
         future.task = task
     future.state = "PENDING"
-    future._engine = engine
     future._spec = spec
     future._found = found
     future._submitted = False
+    future._brief = None
     future._scope = scope
     if scope is not None:
         scope.members.add(future)
@@ -115,30 +94,38 @@ def new_component(
     return future
 
 
-def _merged(spec: Spec, defaults: dict[str, Any], overrides: Any) -> dict[str, Any]:
+def _take_options(spec: Spec, task: Task, kwargs: dict[str, Any]) -> None:
+    workflow_id = kwargs.pop("workflow_id", None)
+    if workflow_id is not None:
+        task["workflow_id"] = workflow_id
+    overrides = kwargs.pop("task_description", None)
+    if overrides is None:
+        return
     if not isinstance(overrides, dict):
         raise DescriptionTypeError(f"task_description of '{spec.name}' must be a dict, not {overrides!r}")
-    return {**defaults, **overrides}
+    native = task["task_backend_specific_kwargs"]
+    native.update(overrides)
+    task["description"] = spec.check(native)
 
 
 def _metadata(found: Found | None) -> Any:
     if found is None:
-        return {"dependencies": [], "input_files": [], "output_files": []}
+        return NO_FILES.copy()
     return {
         # Names only: a task's own dict would keep the results of all before it alive.
-        "dependencies": [{"uid": future.uid, "name": future.description["name"]} for future in found.futures],
+        "dependencies": [future.brief for future in found.futures],
         "input_files": [item.filename if item.other_task_file else str(item.filepath) for item in found.inputs],
         "output_files": [item.filename for item in found.outputs],
     }
 
 
 def _refuse_cycle(engine: WorkflowEngine, spec: Spec, scope: BlockScope, found: Found) -> None:
-    around = {future.uid for future in scope.enclosing() if future._engine is engine}
+    around = {future.uid for future in scope.enclosing() if future.engine is engine}
     for future in found.futures:
-        if future._engine is not engine:
+        if future.engine is not engine:
             continue
         if future.uid in around or not around.isdisjoint(engine.waits_for(future)):
             raise CycleError(
-                f"'{spec.name}' is called in block '{scope.future.block['name']}' ({scope.future.uid}) and waits for"
-                f" {future.uid} '{future.description['name']}', which ends only after that block"
+                f"'{spec.name}' is called in block '{scope.future._spec.name}' ({scope.future.uid}) and waits for"
+                f" {future.uid} '{future._spec.name}', which ends only after that block"
             )

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from .errors import ArgumentError, DescriptionTypeError
-from .task import TaskDescription
+from .states import TaskState
+from .task import Metadata, Task, TaskDescription
 
 if TYPE_CHECKING:
+    from .engine import WorkflowEngine
     from .futures import TaskFuture
     from .lanes import Lane
 
@@ -20,6 +22,8 @@ __all__ = ["BLOCK", "EXECUTABLE", "FUNCTION", "PROMPT", "Components", "Spec"]
 FUNCTION, EXECUTABLE, PROMPT, BLOCK = "function", "executable", "prompt", "block"
 
 REMEMBERED = 1000
+
+NO_FILES: Metadata = {"dependencies": (), "input_files": (), "output_files": ()}
 
 
 class Spec:
@@ -30,29 +34,53 @@ class Spec:
         lane: to the backend that its tasks go to; for a block, the default one.
         defaults: task description of all its calls, as written.
         description: the same, checked.
+        template: what the dicts of all its calls have in common.
     """
 
     __slots__ = (
-        "capture_stdio", "defaults", "description", "func", "is_async", "is_service", "kind", "lane", "name", "target",
+        "defaults", "description", "engine", "func", "is_async", "is_service", "kind", "lane", "name", "template",
     )  # fmt: skip
 
     def __init__(
-        self, kind: str, func: Callable[..., Any], lane: Lane, *, service: bool, target: str | None, capture_stdio: bool
+        self,
+        engine: WorkflowEngine,
+        kind: str,
+        func: Callable[..., Any],
+        lane: Lane,
+        *,
+        service: bool,
+        target: str | None,
+        capture_stdio: bool,
     ) -> None:
         if not callable(func):
             raise ArgumentError(f"a {kind} is made from a function, not from {func!r}")
         if not isinstance(service, bool):
             raise ArgumentError(f"'service' must be a boolean, got {type(service).__name__}")
+        self.engine = engine
         self.kind = kind
         self.func = func
         self.lane = lane
         self.is_service = service
-        self.target = target
-        self.capture_stdio = capture_stdio
         self.name: str = getattr(func, "__name__", None) or type(func).__name__
         self.is_async = inspect.iscoroutinefunction(func)
         self.defaults = _default_description(func, self.name)
         self.description = self.check(self.defaults)
+        self.template: Task = {
+            "uid": "",
+            "name": self.name,
+            "function": func if kind in (FUNCTION, BLOCK) else None,
+            "args": (),
+            "kwargs": {},
+            "executable": None,
+            "is_service": service,
+            "target_backend": target,
+            "capture_stdio": capture_stdio,
+            "workflow_id": None,
+            "task_backend_specific_kwargs": {},
+            "description": self.description,
+            "metadata": NO_FILES,
+            "state": TaskState.PENDING,
+        }
 
     def check(self, values: dict[str, Any]) -> TaskDescription:
         """Check a description against what the backend takes; a foreign backend gets it as it is."""
@@ -86,11 +114,11 @@ class Components(Mapping[str, dict[str, Any]]):
 
     def __init__(self, live: dict[str, TaskFuture]) -> None:
         self._live = live
-        self._recent: deque[tuple[str, str, str, str, ref[TaskFuture]]] = deque(maxlen=REMEMBERED)
+        self._recent: deque[tuple[str, Spec, str, ref[TaskFuture]]] = deque(maxlen=REMEMBERED)
 
-    def finished(self, uid: str, name: str, kind: str, state: str, future: TaskFuture) -> None:
+    def finished(self, future: TaskFuture, state: str) -> None:
         """Remember one that has finished, without keeping its arguments and result."""
-        self._recent.append((uid, name, kind, state, ref(future)))
+        self._recent.append((future.uid, future._spec, state, ref(future)))
 
     def recent(self) -> list[str]:
         """Uids of the remembered ones that have finished."""
@@ -100,13 +128,13 @@ class Components(Mapping[str, dict[str, Any]]):
         future = self._live.get(uid)
         if future is not None:
             return _component(future._spec.kind, future, dict(future.description))
-        for known, name, kind, state, held in reversed(self._recent):
+        for known, spec, state, held in reversed(self._recent):
             if known == uid:
-                description: dict[str, Any] = {"uid": uid, "name": name, "state": state}
+                description: dict[str, Any] = {"uid": uid, "name": spec.name, "state": state}
                 finished = held()
                 if finished is not None:
                     description = dict(finished.description)
-                return _component(kind, finished, description)
+                return _component(spec.kind, finished, description)
         raise KeyError(uid)
 
     def __iter__(self) -> Iterator[str]:

@@ -9,14 +9,12 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import signals
-from .calls import decorator, workflow
-from .components import BLOCK, EXECUTABLE, FUNCTION, PROMPT
-from .errors import UnknownBackendError, nearest
+from .components import BLOCK, FUNCTION
+from .decorators import Decorators
 from .inbox import Inbox
 from .lanes import Lane
 from .ledger import Ledger
@@ -28,7 +26,7 @@ from .states import TaskState
 from .task import REPORTED
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from .futures import TaskFuture
     from .task import Task
@@ -37,11 +35,13 @@ __all__ = ["WorkflowEngine"]
 
 log = logging.getLogger(__name__)
 
+_SUBMITTED, _DONE = TaskState.SUBMITTED, TaskState.DONE
+
 # Seconds in which a backend that stays open should have ended the tasks of an engine that closes.
 CANCEL_TIMEOUT = 30
 
 
-class WorkflowEngine:
+class WorkflowEngine(Decorators):
     """Runs tasks and blocks on one or more backends; made by `create`.
 
     Attributes:
@@ -77,10 +77,10 @@ class WorkflowEngine:
         self._ledger = Ledger(self._ready)
         self._preparing = Preparing(self)
         self._inbox = Inbox(self.loop, self._take)
-        self._lanes = {backend.name: Lane(backend) for backend in backends}
-        for lane in self._lanes.values():
+        self.lanes = {backend.name: Lane(backend) for backend in backends}
+        for lane in self.lanes.values():
             lane.attach(self.uid, str(self.session_dir), self._inbox.post)
-        self._default = next(iter(self._lanes.values()))
+        self.default_lane = next(iter(self.lanes.values()))
         self.task_states_map = self.backend.get_task_states_map()
         self._chores: set[asyncio.Task[Any]] = set()
         self.closing = False
@@ -142,7 +142,7 @@ class WorkflowEngine:
     @property
     def backend(self) -> Any:
         """The default backend."""
-        return self._default.backend
+        return self.default_lane.backend
 
     @property
     def components(self) -> Any:
@@ -150,7 +150,7 @@ class WorkflowEngine:
         return self._ledger.components
 
     @property
-    def dependencies(self) -> dict[str, list[dict[str, str]]]:
+    def dependencies(self) -> dict[str, Sequence[dict[str, str]]]:
         """Unfinished components: uid -> uid and name of each dependency."""
         return {uid: future.description["metadata"]["dependencies"] for uid, future in self._ledger.live.items()}
 
@@ -163,60 +163,6 @@ class WorkflowEngine:
     def resolved(self) -> set[str]:
         """Uids of the components that finished, as far as they are remembered."""
         return set(self._ledger.components.recent())
-
-    def function_task(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
-        """Make a function a task that runs on a backend; its result is what the function returns.
-
-        Args:
-            func: async or not.
-            service: it runs until it is cancelled, and its future resolves when it is ready.
-            backend: name of the engine's backend that runs it, where it is not the default.
-            capture_stdio: also hand back what it prints, as `future.task["stdout"]`.
-        """
-        return self._decorator(FUNCTION, func, **options)
-
-    def executable_task(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
-        """Make a task of the command that a function returns; its result is the command's standard output.
-
-        Args:
-            func: returns POSIX shell text, or a list of strings, which is an argv and never sees a shell.
-            service, backend, capture_stdio: as for `function_task`.
-        """
-        return self._decorator(EXECUTABLE, func, **options)
-
-    def prompt_task(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
-        """Make a task of the prompt that a function returns, for a backend that answers prompts."""
-        return self._decorator(PROMPT, func, **options)
-
-    def block(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
-        """Make a function a block: it runs in the driver, and the tasks that it calls are cancelled with it."""
-        return self._decorator(BLOCK, func, **options)
-
-    def _decorator(
-        self,
-        kind: str,
-        func: Callable[..., Any] | None,
-        *,
-        service: bool = False,
-        backend: str | None = None,
-        capture_stdio: bool = False,
-    ) -> Any:
-        if backend is not None and backend not in self._lanes:
-            raise UnknownBackendError(f"this engine has no backend {backend!r}; {nearest(str(backend), self._lanes)}")
-        lane = self._lanes[backend] if backend is not None else self._default
-
-        decorate = decorator(self, kind, lane, service=service, target=backend, capture_stdio=capture_stdio)
-        return decorate if func is None else decorate(func)
-
-    @asynccontextmanager
-    async def workflow_scope(self, workflow_id: str | None = None) -> AsyncIterator[str]:
-        """Give all tasks that are called inside one `workflow_id`; yields it."""
-        name = workflow_id or f"wf-{uuid.uuid4().hex[:8]}"
-        token = workflow.set(name)
-        try:
-            yield name
-        finally:
-            workflow.reset(token)
 
     def admit(self, future: TaskFuture, dependencies: Collection[TaskFuture]) -> None:
         """Take a component that a call has made; from any thread."""
@@ -242,7 +188,7 @@ class WorkflowEngine:
         """Submit what gets ready until the engine is shut down; started by `create`."""
         lanes = [
             self.loop.create_task(lane.run(self._submit), name=f"{self.uid} {lane.name}")
-            for lane in self._lanes.values()
+            for lane in self.lanes.values()
         ]
         try:
             await asyncio.gather(*lanes)
@@ -276,7 +222,7 @@ class WorkflowEngine:
             future = live.get(task["uid"])
             if future is not None:
                 future._submitted = True
-                task["state"] = TaskState.SUBMITTED
+                task["state"] = _SUBMITTED
                 tasks.append(task)
         if not tasks:
             return
@@ -314,7 +260,7 @@ class WorkflowEngine:
             own.update({key: value for key, value in task.items() if key in REPORTED})
         if service_callback is not None:
             service_callback(future, reported, state)
-        if meaning is TaskState.DONE:
+        if meaning is _DONE:
             self.handle_task_success(task, future)
         elif meaning is TaskState.RUNNING:
             future.state = "RUNNING"
@@ -329,10 +275,9 @@ class WorkflowEngine:
 
     def handle_task_success(self, task: Any, task_fut: TaskFuture) -> None:
         """Resolve the future of a task that is done."""
-        task_fut.description["state"] = TaskState.DONE
-        self._ledger.succeed(
-            task_fut, task.get("return_value" if task_fut._spec.kind in (FUNCTION, BLOCK) else "stdout")
-        )
+        task_fut.description["state"] = _DONE
+        is_call = task_fut._spec.kind in (FUNCTION, BLOCK)
+        self._ledger.succeed(task_fut, task.get("return_value" if is_call else "stdout"))
 
     def handle_task_failure(
         self, task: Any, task_fut: TaskFuture, override_error_message: BaseException | str | None = None
@@ -372,7 +317,7 @@ class WorkflowEngine:
 
     def abandon(self) -> None:
         """End all tasks without waiting: the loop or the process is about to end."""
-        for lane in self._lanes.values():
+        for lane in self.lanes.values():
             lane.abandon()
 
     async def shutdown(self, skip_execution_backend: bool = False) -> None:
@@ -395,12 +340,12 @@ class WorkflowEngine:
             if skip_backends:
                 await self._cancel_running()
             else:
-                await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+                await asyncio.gather(*(lane.close() for lane in self.lanes.values()))
             self._running.cancel()
             await asyncio.gather(self._running, *self._chores, return_exceptions=True)
         finally:
             self._inbox.empty()
-            for lane in self._lanes.values():
+            for lane in self.lanes.values():
                 lane.detach()
             for future in list(self._ledger.live.values()):
                 self.handle_task_cancellation(future.description, future)

@@ -25,29 +25,29 @@ class TaskFuture(asyncio.Future[Any]):
     """Result of a task or block to come.
 
     Attributes:
-        uid: such as "task.000001".
+        uid: such as "task.000001"; unique within the engine.
         state: PENDING, RUNNING, DONE, FAILED or CANCELLED.
         task: the dict that crosses to the backend (of a task).
         block: the description (of a block).
+        description: `task` or `block`, whichever it is.
     """
 
     # The private slots belong to the engine: kept here, they cost no dict of their own per task.
-    __slots__ = ("_context", "_engine", "_found", "_scope", "_spec", "_submitted", "block", "state", "task")
+    __slots__ = (
+        "_brief", "_context", "_found", "_scope", "_spec", "_submitted", "block", "description", "state", "task", "uid",
+    )  # fmt: skip
 
+    _brief: dict[str, str] | None
     _context: Context | None
-    _engine: WorkflowEngine
     _found: Found | None
     _scope: BlockScope | None
     _spec: Spec
     _submitted: bool
     block: Task
+    description: Task
     state: str
     task: Task
-
-    @property
-    def uid(self) -> str:
-        """Unique within the engine."""
-        return self.description["uid"]
+    uid: str
 
     @property
     def id(self) -> str:
@@ -55,10 +55,16 @@ class TaskFuture(asyncio.Future[Any]):
         return self.uid.rpartition(".")[2]
 
     @property
-    def description(self) -> Task:
-        """`task` or `block`, whichever it is."""
-        task: Task | None = getattr(self, "task", None)
-        return self.block if task is None else task
+    def engine(self) -> WorkflowEngine:
+        """The engine that it belongs to."""
+        return self._spec.engine
+
+    @property
+    def brief(self) -> dict[str, str]:
+        """Uid and name; one dict for all dependents."""
+        if self._brief is None:
+            self._brief = {"uid": self.uid, "name": self._spec.name}
+        return self._brief
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel what has not finished.
@@ -69,7 +75,7 @@ class TaskFuture(asyncio.Future[Any]):
         Returns:
             False if it has finished already.
         """
-        return self._engine.cancel(self, msg)
+        return self.engine.cancel(self, msg)
 
     def cancel_now(self, msg: Any | None = None) -> bool:
         """Mark the future as cancelled, without asking anybody."""
@@ -79,7 +85,7 @@ class TaskFuture(asyncio.Future[Any]):
         scope = current_scope.get()
         while scope is not None:
             if scope.future is self:
-                raise CycleError(f"block '{self.block['name']}' ({self.uid}) waits for itself and would never end")
+                raise CycleError(f"block '{self._spec.name}' ({self.uid}) waits for itself and would never end")
             scope = scope.parent
         return super().__await__()
 
@@ -90,7 +96,7 @@ class TaskFuture(asyncio.Future[Any]):
 
     def __repr__(self) -> str:
         try:
-            return f"<{type(self).__name__} {self.uid} '{self.description['name']}' {self.state}>"
+            return f"<{type(self).__name__} {self.uid} '{self._spec.name}' {self.state}>"
         except AttributeError:
             return super().__repr__()
 
@@ -109,7 +115,7 @@ class ServiceFuture(TaskFuture):
         self._set(super().set_exception, exception)
 
     def _set(self, method: Any, value: Any) -> None:
-        if self._engine.thread_id == threading.get_ident():
+        if self.engine.thread_id == threading.get_ident():
             method(value)
         else:
             self.get_loop().call_soon_threadsafe(lambda: None if self.done() else method(value))

@@ -16,7 +16,8 @@ class DependencyGraph:
     __slots__ = ("_dependents", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[str]] = {}
+        # A set of one would take four times the space.
+        self._waiting: dict[str, set[str] | tuple[str, ...]] = {}
         self._dependents: dict[str, dict[str, None]] = {}
 
     def __len__(self) -> int:
@@ -29,7 +30,7 @@ class DependencyGraph:
             uid: the component; it was not added before.
             dependencies: unfinished components, each once.
         """
-        self._waiting[uid] = set(dependencies)
+        self._waiting[uid] = set(dependencies) if len(dependencies) > 1 else tuple(dependencies)
         for dependency in dependencies:
             self._dependents.setdefault(dependency, {})[uid] = None
 
@@ -44,8 +45,9 @@ class DependencyGraph:
             waiting = self._waiting.get(dependent)
             if waiting is None:
                 continue
-            waiting.discard(uid)
-            if not waiting:
+            if isinstance(waiting, set) and len(waiting) > 1:
+                waiting.discard(uid)
+            else:
                 del self._waiting[dependent]
                 ready.append(dependent)
         return ready

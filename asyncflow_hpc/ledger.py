@@ -37,8 +37,11 @@ class Ledger:
     def admit(self, future: TaskFuture, dependencies: Collection[TaskFuture]) -> None:
         """Take a new component; it gets ready when its dependencies are done."""
         self.live[future.uid] = future
-        if isinstance(future, ServiceFuture):
+        if future._spec.is_service:
             future.add_done_callback(self._service_ready)
+        if not dependencies:
+            self._on_ready(future)
+            return
         waits = []
         for dependency in dependencies:
             if not dependency.done():
@@ -55,9 +58,9 @@ class Ledger:
             self._on_ready(future)
 
     def _key(self, future: TaskFuture, dependency: TaskFuture) -> str:
-        if dependency._engine is future._engine:
+        if dependency.engine is future.engine:
             return dependency.uid
-        key = f"{dependency._engine.uid}/{dependency.uid}"
+        key = f"{dependency.engine.uid}/{dependency.uid}"
         if not self.graph.has_dependents(key):
             dependency.add_done_callback(partial(self._settled_elsewhere, key))
         return key
@@ -134,14 +137,12 @@ class Ledger:
 
     def _retire(self, future: TaskFuture, state: str) -> None:
         future.state = state
-        description = future.description
-        uid = description["uid"]
-        self.live.pop(uid, None)
-        self.components.finished(uid, description["name"], future._spec.kind, state, future)
+        self.live.pop(future.uid, None)
+        self.components.finished(future, state)
         future._found = None
         if future._scope is not None:
             future._scope.members.discard(future)
 
 
 def _name(future: TaskFuture) -> str:
-    return future.description["name"]
+    return future._spec.name

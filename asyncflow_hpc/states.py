@@ -19,6 +19,8 @@ class TaskState(str, Enum):
     CANCELED = "CANCELED"
 
     __str__ = str.__str__
+    # Enum's own hash runs in Python, on the path of every task.
+    __hash__ = str.__hash__
 
 
 class FailureCause(str, Enum):
@@ -39,6 +41,8 @@ class FailureCause(str, Enum):
     BACKEND = "BACKEND"
 
     __str__ = str.__str__
+    # Enum's own hash runs in Python, on the path of every task.
+    __hash__ = str.__hash__
 
 
 FINAL = frozenset({TaskState.DONE, TaskState.FAILED, TaskState.CANCELED})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict
 
@@ -18,9 +18,9 @@ NAMESPACES = ("slurm", "pbs", "lsf", "radical_pilot")
 class Metadata(TypedDict):
     """What a task needs and leaves: uids and names of its dependencies, names of its files."""
 
-    dependencies: list[dict[str, str]]
-    input_files: list[str]
-    output_files: list[str]
+    dependencies: Sequence[dict[str, str]]
+    input_files: Sequence[str]
+    output_files: Sequence[str]
 
 
 class Task(TypedDict, total=False):
