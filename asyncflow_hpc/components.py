@@ -32,13 +32,15 @@ class Spec:
     Attributes:
         kind: FUNCTION, EXECUTABLE, PROMPT or BLOCK.
         lane: to the backend that its tasks go to; for a block, the default one.
+        result_key: under which a backend puts the result.
         defaults: task description of all its calls, as written.
         description: the same, checked.
         template: what the dicts of all its calls have in common.
     """
 
     __slots__ = (
-        "defaults", "description", "engine", "func", "is_async", "is_service", "kind", "lane", "name", "template",
+        "defaults", "description", "engine", "func", "is_async", "is_service", "kind", "lane", "name", "result_key",
+        "template",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +60,7 @@ class Spec:
             raise ArgumentError(f"'service' must be a boolean, got {type(service).__name__}")
         self.engine = engine
         self.kind = kind
+        self.result_key = "return_value" if kind in (FUNCTION, BLOCK) else "stdout"
         self.func = func
         self.lane = lane
         self.is_service = service

@@ -261,7 +261,8 @@ class WorkflowEngine(Decorators):
         if service_callback is not None:
             service_callback(future, reported, state)
         if meaning is _DONE:
-            self.handle_task_success(task, future)
+            future.task["state"] = _DONE
+            self._ledger.succeed(future, task.get(future._spec.result_key))
         elif meaning is TaskState.RUNNING:
             future.state = "RUNNING"
             future.task["state"] = TaskState.RUNNING
@@ -276,8 +277,7 @@ class WorkflowEngine(Decorators):
     def handle_task_success(self, task: Any, task_fut: TaskFuture) -> None:
         """Resolve the future of a task that is done."""
         task_fut.description["state"] = _DONE
-        is_call = task_fut._spec.kind in (FUNCTION, BLOCK)
-        self._ledger.succeed(task_fut, task.get("return_value" if is_call else "stdout"))
+        self._ledger.succeed(task_fut, task.get(task_fut._spec.result_key))
 
     def handle_task_failure(
         self, task: Any, task_fut: TaskFuture, override_error_message: BaseException | str | None = None

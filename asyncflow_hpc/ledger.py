@@ -39,9 +39,12 @@ class Ledger:
         self.live[future.uid] = future
         if future._spec.is_service:
             future.add_done_callback(self._service_ready)
-        if not dependencies:
+        if dependencies:
+            self._let_wait(future, dependencies)
+        else:
             self._on_ready(future)
-            return
+
+    def _let_wait(self, future: TaskFuture, dependencies: Collection[TaskFuture]) -> None:
         waits = []
         for dependency in dependencies:
             if not dependency.done():
@@ -88,6 +91,8 @@ class Ledger:
             self._release(future.uid)
 
     def _release(self, key: str) -> None:
+        if not self.graph.has_dependents(key):
+            return
         for uid in self.graph.done(key):
             # One that was settled by hand while it waited is gone already.
             future = self.live.get(uid)

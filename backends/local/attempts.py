@@ -26,6 +26,7 @@ from .output import read_large, read_output
 from .processes import Child, End, kill_marked
 from .slots import Grant
 from .threads import submit_call
+from .worker import capture_path
 
 if TYPE_CHECKING:
     from .backend import LocalExecutionBackend
@@ -42,17 +43,22 @@ class Attempt(ABC):
     """What the backend knows of a task that it runs, or that waits for room.
 
     Attributes:
-        needs_slots: it counts against the machine's cores.
+        needs_slots, holds_slots: it counts against the machine's cores; it does so now.
+        request: what it needs of them.
+        sandbox: directory in which it runs.
         grant: what it was given, once it may run.
     """
 
     needs_slots = True
+    holds_slots = False
 
     def __init__(self, backend: LocalExecutionBackend, task: Task, description: TaskDescription) -> None:
         self.backend = backend
         self.task = task
         self.description = description
-        self.grant = Grant(request_for(description))
+        self.request = request_for(description)
+        self.grant = Grant(self.request)
+        self.sandbox = sandbox_of(str(backend.session.path), task["uid"])
         self._loop = asyncio.get_running_loop()
         self._cause: FailureCause | None = None
         self._walltime: asyncio.TimerHandle | None = None
@@ -81,11 +87,6 @@ class Attempt(ABC):
     @abstractmethod
     def kill(self) -> None:
         """Kill it without waiting."""
-
-    @property
-    def sandbox(self) -> str:
-        """Directory in which it runs."""
-        return sandbox_of(str(self.backend.session.path), self.task["uid"])
 
     def _path(self, ending: str) -> str:
         return f"{self.sandbox}/{self.task['uid']}.{ending}"
@@ -209,7 +210,7 @@ class CommandAttempt(Attempt):
             Child,
             on_end=self._ended,
             cwd=cwd,
-            env={**os.environ, **self._environment()},
+            env={**os.environb, **{os.fsencode(k): os.fsencode(v) for k, v in self._environment().items()}},
             stdin=self.backend.null,
             stdout=out,
             stderr=err,
@@ -226,6 +227,7 @@ class CommandAttempt(Attempt):
             return start(["/bin/sh", "-c", shlex.join(argv)])
 
     def _ended(self, end: End) -> None:
+        self.backend.free(self)
         self.task["max_rss"], self.task["cpu_time"] = end.max_rss, end.cpu_time
         self._settle(end)
 
@@ -257,6 +259,7 @@ class FunctionAttempt(Attempt):
             "number": number,
             "function": data,
             "arguments": dump_arguments(name, task["args"], task["kwargs"]),
+            "session": str(self.backend.session.path),
             "sandbox": self.sandbox,
             "cwd": self.description.cwd,
             "environment": self._environment(),
@@ -271,8 +274,10 @@ class FunctionAttempt(Attempt):
         self._running(str(pid))
 
     def _answered(self, answer: dict[str, Any] | End) -> None:
+        self.backend.free(self)
         if isinstance(answer, End):
             self._answer: dict[str, Any] | None = None
+            self._rescue_output()
             self._settle(answer)
             return
         self._answer = answer
@@ -281,6 +286,14 @@ class FunctionAttempt(Attempt):
             self._judge(None)
         else:
             self._settle(None)
+
+    def _rescue_output(self) -> None:
+        session, pid = str(self.backend.session.path), int(self.task["native_id"] or 0)
+        for ending in ("out", "err"):
+            try:
+                os.rename(capture_path(session, pid, ending), self._path(ending))
+            except OSError as error:
+                log.debug("no output of the worker that ran %s: %s", self.task["uid"], error)
 
     def _judge(self, end: End | None) -> None:
         if self._answer is None:

@@ -21,7 +21,7 @@ from asyncflow_hpc.units import parse_memory
 from ..pickling import FunctionPickles
 from ..sandbox import make_session
 from .attempts import Attempt, CommandAttempt, FunctionAttempt, ThreadAttempt
-from .functions import FunctionWorkers, memory_kills
+from .functions import FunctionWorkers, memory_kills, remove_captures
 from .launch import request_for, visible_gpus
 from .processes import kill_marked
 from .slots import Slots
@@ -86,6 +86,7 @@ class LocalExecutionBackend(BaseExecutionBackend):
         self._waiting: dict[str, Attempt] = {}
         self._sessions: set[Path] = set()
         self._closed = False
+        self._starting = False
 
     async def start(self) -> None:
         """Get ready for tasks."""
@@ -126,7 +127,7 @@ class LocalExecutionBackend(BaseExecutionBackend):
         attempt = self._attempt_for(task, description)
         if attempt.needs_slots:
             self._waiting[task["uid"]] = attempt
-            self.slots.put(task["uid"], request_for(description))
+            self.slots.put(task["uid"], attempt.request)
         else:
             self._start_attempt(attempt)
 
@@ -146,15 +147,20 @@ class LocalExecutionBackend(BaseExecutionBackend):
         )
 
     def _start_waiting(self) -> None:
-        while len(self._attempts) < self._most:
-            taken = self.slots.take()
-            if taken is None:
-                return
-            uid, grant = taken
-            attempt = self._waiting.pop(uid)
-            attempt.grant = grant
-            if not self._start_attempt(attempt):
-                return
+        if self._starting:
+            # An attempt that fails to start frees its slots here: the loop below goes on with them.
+            return
+        self._starting = True
+        try:
+            while len(self._attempts) < self._most and (taken := self.slots.take()) is not None:
+                uid, grant = taken
+                attempt = self._waiting.pop(uid)
+                attempt.grant = grant
+                attempt.holds_slots = True
+                if not self._start_attempt(attempt):
+                    break
+        finally:
+            self._starting = False
 
     def _start_attempt(self, attempt: Attempt) -> bool:
         """Start an attempt; False if the machine has no room for a process just now."""
@@ -164,37 +170,41 @@ class LocalExecutionBackend(BaseExecutionBackend):
         try:
             attempt.start()
         except Exception as error:
-            del self._attempts[uid]
-            if isinstance(error, OSError) and error.errno in self.try_later and self._attempts:
+            if isinstance(error, OSError) and error.errno in self.try_later and len(self._attempts) > 1:
                 # The end of any other makes room, and starts this one.
                 log.debug("no room to start %s now: %s", uid, error)
                 self._put_back(attempt)
                 return False
             attempt.task["exception"] = error
-            self._finish(attempt, TaskState.FAILED)
+            self.ended(attempt, TaskState.FAILED)
         return True
 
     def _put_back(self, attempt: Attempt) -> None:
         uid = attempt.task["uid"]
-        if attempt.needs_slots:
-            self.slots.release(uid)
-            self.slots.put(uid, request_for(attempt.description), first=True)
-            self._waiting[uid] = attempt
+        del self._attempts[uid]
+        attempt.holds_slots = False
+        self.slots.release(uid)
+        self.slots.put(uid, attempt.request, first=True)
+        self._waiting[uid] = attempt
+
+    def free(self, attempt: Attempt) -> None:
+        """Take back the slots of an attempt whose processes have ended, and start what waited for them.
+
+        Comes before its result is looked at, so that the next task runs meanwhile.
+        """
+        if attempt.holds_slots:
+            attempt.holds_slots = False
+            self.slots.release(attempt.task["uid"])
+            self._start_waiting()
 
     def ended(self, attempt: Attempt, state: TaskState) -> None:
-        """Take back the slots of an attempt that has ended, report it, and start what waited for them."""
-        if self._attempts.pop(attempt.task["uid"], None) is None:
-            return
-        self._finish(attempt, state)
-        self._start_waiting()
-
-    def _finish(self, attempt: Attempt, state: TaskState) -> None:
-        if attempt.needs_slots:
-            self.slots.release(attempt.task["uid"])
-        attempt.task["state"] = state
-        self.task_state_cb(attempt.task, state)
-        if not self._attempts:
-            self._all_ended.set()
+        """Report an attempt that has ended."""
+        if self._attempts.pop(attempt.task["uid"], None) is not None:
+            self.free(attempt)
+            attempt.task["state"] = state
+            self.task_state_cb(attempt.task, state)
+            if not self._attempts:
+                self._all_ended.set()
 
     def report_ready(self, task: Task, result: str) -> None:
         """Report that a service is ready; its future gets the result."""
@@ -244,6 +254,7 @@ class LocalExecutionBackend(BaseExecutionBackend):
             await self._all_ended.wait()
             await self.workers.close(SHUTDOWN_GRACE)
             for session in self._sessions:
+                remove_captures(str(session))
                 await asyncio.to_thread(kill_marked, "ASYNCFLOW_SESSION", str(session))
         finally:
             self.abandon()

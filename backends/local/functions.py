@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .processes import Child, End
-from .worker import HEADER
+from .worker import HEADER, capture_path
 
-__all__ = ["Call", "FunctionWorkers"]
+__all__ = ["Call", "FunctionWorkers", "died_of_memory", "memory_kills", "remove_captures"]
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class _Worker:
                 _command(theirs.fileno()),
                 self._ended,
                 cwd="/",
-                env=os.environ,
+                env=os.environb,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
@@ -216,6 +217,12 @@ def _command(descriptor: int) -> list[str]:
     path = [os.path.abspath(entry) for entry in sys.path]
     start = f"import sys; sys.path[:] = {path!r}; from {__package__}.worker import serve; serve({descriptor})"
     return [sys.executable, "-c", start]
+
+
+def remove_captures(session: str) -> None:
+    """Remove the files in which workers that have ended kept the output of their calls."""
+    directory = os.path.dirname(capture_path(session, 0, "out"))
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def died_of_memory(end: End, kills_before: int) -> bool:

@@ -42,7 +42,7 @@ class Child:
     Args:
         argv: what to run.
         on_end: called once on the loop with the End, when the process has ended and its group was killed.
-        cwd, env, stdin, stdout, stderr, pass_fds: as for subprocess.Popen.
+        cwd, env, stdin, stdout, stderr, pass_fds: as for subprocess.Popen; as bytes an environment costs less.
 
     Raises:
         OSError: it cannot be started.
@@ -54,7 +54,7 @@ class Child:
         on_end: Callable[[End], None],
         *,
         cwd: str,
-        env: Mapping[str, str],
+        env: Mapping[bytes, bytes],
         stdin: int,
         stdout: int | None = None,
         stderr: int | None = None,

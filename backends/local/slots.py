@@ -83,7 +83,8 @@ class Slots:
         if oldest != self._oldest:
             self._oldest, self._overtaken = oldest, 0
         for number, request in heads:
-            if all(wanted <= free for wanted, free in zip(request, self._free, strict=True)):
+            cores, gpus, memory = self._free
+            if request.cores <= cores and request.gpus <= gpus and request.memory <= memory:
                 if number != oldest:
                     self._overtaken += 1
                 return self._grant(request)
@@ -93,14 +94,19 @@ class Slots:
 
     def _heads(self) -> list[tuple[int, Request]]:
         heads = []
-        for request, queue in list(self._queues.items()):
+        spent = []
+        for request, queue in self._queues.items():
             while queue and queue[0][1] not in self._waiting:
                 queue.popleft()
             if queue:
                 heads.append((queue[0][0], request))
             else:
-                del self._queues[request]
-        return heads if len(heads) < 2 else sorted(heads)
+                spent.append(request)
+        for request in spent:
+            del self._queues[request]
+        if len(heads) > 1:
+            heads.sort()
+        return heads
 
     def _grant(self, request: Request) -> tuple[str, Grant]:
         _, uid = self._queues[request].popleft()

@@ -17,10 +17,17 @@ from typing import IO, Any
 
 from ..pickling import dump_value
 
-__all__ = ["HEADER", "serve"]
+__all__ = ["HEADER", "capture_path", "serve"]
 
 # Length of a message in bytes; the pickled message follows.
 HEADER = struct.Struct("!Q")
+
+_STREAMS = ((1, "out"), (2, "err"))
+
+
+def capture_path(session: str, pid: int, ending: str) -> str:
+    """Say where a worker keeps what its present call prints."""
+    return f"{session}/.asyncflow/worker.{pid}.{ending}"
 
 
 def serve(descriptor: int) -> None:
@@ -29,12 +36,12 @@ def serve(descriptor: int) -> None:
     Args:
         descriptor: of a connected stream socket.
     """
-    runner = _Runner()
+    runner, place = _Runner(), _Place()
     functions: dict[int, Callable[..., Any]] = {}
     connection = socket.socket(fileno=descriptor)
     calls = connection.makefile("rb")
     while (call := _read(calls)) is not None:
-        message = pickle.dumps(_run(call, functions, runner), pickle.HIGHEST_PROTOCOL)
+        message = pickle.dumps(_run(call, place, functions, runner), pickle.HIGHEST_PROTOCOL)
         try:
             connection.sendall(HEADER.pack(len(message)) + message)
         except OSError:
@@ -51,32 +58,42 @@ def _read(stream: IO[bytes]) -> Any:
     return pickle.loads(body) if len(body) == size else None
 
 
-def _run(call: dict[str, Any], functions: dict[int, Callable[..., Any]], runner: _Runner) -> dict[str, Any]:
+def _run(
+    call: dict[str, Any], place: _Place, functions: dict[int, Callable[..., Any]], runner: _Runner
+) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF)
-    answer = _attempt(call, functions, runner)
+    answer = _attempt(call, place, functions, runner)
     after = resource.getrusage(resource.RUSAGE_SELF)
     answer["cpu_time"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     answer["max_rss"] = after.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return answer
 
 
-def _attempt(call: dict[str, Any], functions: dict[int, Callable[..., Any]], runner: _Runner) -> dict[str, Any]:
+def _attempt(
+    call: dict[str, Any], place: _Place, functions: dict[int, Callable[..., Any]], runner: _Runner
+) -> dict[str, Any]:
     try:
-        place = _Place(call)
+        place.enter(call)
     except OSError as error:
         return {"sandbox_error": f"sandbox {call['sandbox']} cannot be used: {error.strerror}"}
+    answer = _answer(call, functions, runner)
+    try:
+        place.leave(call)
+    except (OSError, ValueError) as error:
+        # What was printed belongs to the result: where it cannot be kept, the call has failed.
+        return answer if "result" not in answer else _failed(error)
+    return answer
+
+
+def _answer(call: dict[str, Any], functions: dict[int, Callable[..., Any]], runner: _Runner) -> dict[str, Any]:
     try:
         function = _function(call, functions)
         args, kwargs = pickle.loads(call["arguments"])
         result = runner.call(function, args, kwargs, _context(call.get("context")))
-        # What was printed belongs to the result: where it cannot be written, the call has failed.
-        place.flush()
     except SystemExit as error:
         return {"exit": error.code if isinstance(error.code, int) else int(error.code is not None)}
     except BaseException as error:
         return _failed(error)
-    finally:
-        place.leave()
     try:
         return {"result": dump_value(result)}
     except Exception as error:
@@ -121,43 +138,66 @@ def _failed(error: BaseException) -> dict[str, Any]:
 
 
 class _Place:
-    """Directory, output files and environment of one call."""
+    """Directory, output and environment of the calls, kept from one to the next as far as they agree.
 
-    def __init__(self, call: dict[str, Any]) -> None:
-        self._environment = {name: os.environ.get(name) for name in call["environment"]}
-        self._saved = [os.dup(1), os.dup(2)]
-        try:
-            os.mkdir(call["sandbox"], 0o700)
-            os.chdir(call["cwd"] or call["sandbox"])
-            for descriptor, ending in ((1, "out"), (2, "err")):
-                path = f"{call['sandbox']}/{call['uid']}.{ending}"
-                opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-                os.dup2(opened, descriptor)
-                os.close(opened)
-        except OSError:
-            self.leave()
-            raise
-        os.environ.update(call["environment"])
+    Output goes to two files of this worker, which move into the sandbox of a call that has written to them: most calls
+    write nothing, and making two files would cost more than all the rest.
+    """
 
-    @staticmethod
-    def flush() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+    def __init__(self) -> None:
+        self._captures: dict[int, str] = {}
+        self._session = ""
+        self._environment: dict[str, str] = {}
+        self._before: dict[str, str | None] = {}
 
-    def leave(self) -> None:
-        try:
-            self.flush()
-        except (OSError, ValueError):
-            pass
-        for descriptor, saved in zip((1, 2), self._saved, strict=True):
-            os.dup2(saved, descriptor)
-            os.close(saved)
-        os.chdir("/")
-        for name, value in self._environment.items():
-            if value is None:
+    def enter(self, call: dict[str, Any]) -> None:
+        """Get ready for a call.
+
+        Raises:
+            OSError: its sandbox cannot be made, or its output cannot be kept.
+        """
+        if call["session"] != self._session:
+            self._session = call["session"]
+            directory = os.path.dirname(capture_path(self._session, os.getpid(), "out"))
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            for descriptor, ending in _STREAMS:
+                self._captures[descriptor] = capture_path(self._session, os.getpid(), ending)
+                self._open(descriptor)
+        os.mkdir(call["sandbox"], 0o700)
+        os.chdir(call["cwd"] or call["sandbox"])
+        self._set_environment(call["environment"])
+
+    def _open(self, descriptor: int) -> None:
+        opened = os.open(self._captures[descriptor], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+
+    def _set_environment(self, environment: dict[str, str]) -> None:
+        for name in self._environment.keys() - environment.keys():
+            before = self._before.pop(name)
+            if before is None:
                 os.environ.pop(name, None)
             else:
+                os.environ[name] = before
+        for name, value in environment.items():
+            if name not in self._before:
+                self._before[name] = os.environ.get(name)
+            if os.environ.get(name) != value:
                 os.environ[name] = value
+        self._environment = environment
+
+    def leave(self, call: dict[str, Any]) -> None:
+        """Hand over what a call has printed.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, ending in _STREAMS:
+            if os.fstat(descriptor).st_size:
+                os.rename(self._captures[descriptor], f"{call['sandbox']}/{call['uid']}.{ending}")
+                self._open(descriptor)
 
 
 class _Runner:
