@@ -9,11 +9,14 @@ from itertools import chain
 from typing import Any
 
 from .data import InputFile, OutputFile
+from .errors import CycleError
 from .futures import TaskFuture
 
 __all__ = ["Found", "scan", "substitute"]
 
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex, bytearray, range, type})
+
+_BUSY, _CYCLE = object(), object()
 
 
 class Found:
@@ -126,10 +129,18 @@ def _rebuilt(value: Any, memo: dict[int, Any]) -> Any:
         return value.result()
     if not _is_container(value):
         return value
+    if memo.get(id(value)) is _BUSY:
+        # It holds itself. Where nothing in it changes, it can stay as it is.
+        memo[id(value)] = _CYCLE
     if id(value) in memo:
-        return memo[id(value)]
-    memo[id(value)] = value
-    memo[id(value)] = result = _rebuilt_container(value, memo)
+        return value if memo[id(value)] is _CYCLE else memo[id(value)]
+    memo[id(value)] = _BUSY
+    result = _rebuilt_container(value, memo)
+    if memo[id(value)] is _CYCLE and result is not value:
+        raise CycleError(
+            f"a {type(value).__name__} among the arguments holds itself and a future: pass the future alone"
+        )
+    memo[id(value)] = result
     return result
 
 

@@ -23,6 +23,7 @@ def parse_walltime(value: object) -> float:
         Seconds, above zero.
 
     Raises:
+        TypeError: a value of another type; the message says what it should be.
         ValueError: not a duration, or not above zero.
     """
     try:
@@ -46,6 +47,8 @@ def _seconds(value: object) -> float:
                 return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
         elif found := _DAYS_HOURS.fullmatch(value.strip()):
             return float((int(found[1]) * 24 + int(found[2])) * 3600)
+    else:
+        raise TypeError("seconds, a timedelta, 'HH:MM:SS' or 'D-HH:MM:SS'")
     raise ValueError(f"{value!r} is no duration; write seconds, a timedelta, 'HH:MM:SS' or 'D-HH:MM:SS'")
 
 
@@ -59,12 +62,15 @@ def parse_memory(value: object) -> int:
         Bytes, above zero.
 
     Raises:
+        TypeError: a value of another type; the message says what it should be.
         ValueError: not a size, or not above zero.
     """
     size = 0
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
-    elif isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
+    elif not isinstance(value, str):
+        raise TypeError("bytes, or text such as '512MB' or '4GB'")
+    elif found := _SIZE.fullmatch(value.strip()):
         whole, _, part = found[1].partition(".")
         size = int(whole + part) * 1024 ** _POWERS[found[2].upper()] // 10 ** len(part)
     if size <= 0:

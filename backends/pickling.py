@@ -104,11 +104,13 @@ def _reduce_variable(variable: ContextVar[Any]) -> Any:
 
 
 def _home_of(variable: ContextVar[Any]) -> tuple[str, ...] | None:
-    attribute = variable.name.rpartition(".")[2]
     for name, module in list(sys.modules.items()):
         # By its name, since multiprocessing lists the main module a second time.
-        if getattr(module, "__name__", None) == name != "__main__" and vars(module).get(attribute) is variable:
-            return (name, attribute)
+        if getattr(module, "__name__", None) != name or name == "__main__":
+            continue
+        for attribute, value in list(vars(module).items()):
+            if value is variable:
+                return (name, attribute)
     return None
 
 
@@ -151,9 +153,11 @@ class FunctionPickles:
         Raises:
             SerializationError: it cannot be pickled.
         """
-        references = self._references(func, set())
-        if references is None:
+        found = self._references(func, set())
+        if found is None:
             return 0, self._dump(name, func)
+        # One that calls itself would keep itself.
+        references = tuple([value for value in found if value is not func])
         known = self._known.get(func)
         if known is not None and _same(known[2], references):
             return known[:2]

@@ -41,12 +41,11 @@ class Slots:
         self._free = list(self.total)
         self._gpus = list(gpus)
         self._queues: dict[Request, deque[tuple[int, str]]] = {}
-        self._waiting: dict[str, Request] = {}
+        self._waiting: dict[str, int] = {}
         self._granted: dict[str, Grant] = {}
         self._number = 0
         self._overtaking = overtaking
-        self._oldest = -1
-        self._overtaken = 0
+        self._overtaken: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -61,14 +60,15 @@ class Slots:
     def put(self, uid: str, request: Request, first: bool = False) -> None:
         """Let a task wait; before all others if it is to be the first."""
         self._number += 1
-        self._waiting[uid] = request
+        number = -self._number if first else self._number
+        self._waiting[uid] = number
         queue = self._queues.get(request)
         if queue is None:
             queue = self._queues[request] = deque()
         if first:
-            queue.appendleft((-self._number, uid))
+            queue.appendleft((number, uid))
         else:
-            queue.append((self._number, uid))
+            queue.append((number, uid))
 
     def remove(self, uid: str) -> bool:
         """Take out a task that waits; False if it does not."""
@@ -80,15 +80,14 @@ class Slots:
         if not heads:
             return None
         oldest = heads[0][0]
-        if oldest != self._oldest:
-            self._oldest, self._overtaken = oldest, 0
         for number, request in heads:
             cores, gpus, memory = self._free
             if request.cores <= cores and request.gpus <= gpus and request.memory <= memory:
+                self._overtaken.pop(number, None)
                 if number != oldest:
-                    self._overtaken += 1
+                    self._overtaken[oldest] = self._overtaken.get(oldest, 0) + 1
                 return self._grant(request)
-            if self._overtaken >= self._overtaking:
+            if self._overtaken.get(oldest, 0) >= self._overtaking:
                 return None
         return None
 
@@ -96,8 +95,9 @@ class Slots:
         heads = []
         spent = []
         for request, queue in self._queues.items():
-            while queue and queue[0][1] not in self._waiting:
-                queue.popleft()
+            while queue and self._waiting.get(queue[0][1]) != queue[0][0]:
+                # It was taken out while it waited.
+                self._overtaken.pop(queue.popleft()[0], None)
             if queue:
                 heads.append((queue[0][0], request))
             else:

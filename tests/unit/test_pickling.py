@@ -287,9 +287,7 @@ def test_what_can_be_imported_crosses_by_its_name(function: Any) -> None:
     assert pickle.loads(data) is function and len(data) < 100
 
 
-@pytest.mark.parametrize(
-    "body", ["n", pytest.param("n and f(n - 1)", marks=pytest.mark.xfail(reason="kept by itself"))]
-)
+@pytest.mark.parametrize("body", ["n", "n and f(n - 1)"])
 def test_a_function_that_is_gone_is_forgotten(body: str) -> None:
     pickles = FunctionPickles()
     function = script(f"def make():\n    def f(n=0): return {body}\n    return f")["make"]()
@@ -542,10 +540,7 @@ def library(directory: Path, monkeypatch: pytest.MonkeyPatch, attribute: str) ->
     "attribute",
     [
         "request_id",
-        pytest.param(
-            "_request_id",
-            marks=pytest.mark.xfail(reason="a variable that its module calls otherwise than it is called is not found"),
-        ),
+        "_request_id",
     ],
 )
 def test_a_variable_of_a_library_is_that_librarys_elsewhere(

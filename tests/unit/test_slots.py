@@ -216,7 +216,6 @@ def test_a_big_task_is_overtaken_only_so_often(overtaking: int, running: int, sm
     assert before == min(overtaking, small)
 
 
-@pytest.mark.xfail(reason="each task that is put first makes the count begin again")
 def test_a_big_task_is_not_starved_by_others_that_start_again() -> None:
     """Its turn comes after `overtaking` others, also while starts are tried again."""
     slots = Slots(2, overtaking=2)
@@ -239,7 +238,6 @@ def test_a_big_task_is_not_starved_by_others_that_start_again() -> None:
     assert len(overtook) <= 2
 
 
-@pytest.mark.xfail(reason="the entry that was taken out comes back to life, with the old request and in the old place")
 def test_a_task_that_was_removed_may_be_put_again() -> None:
     slots = Slots(4)
     slots.put("a", Request(1))

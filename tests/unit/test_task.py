@@ -60,7 +60,7 @@ NO_DURATIONS = [
 
 @pytest.mark.parametrize("written", NO_DURATIONS)
 def test_what_is_no_duration(written: object) -> None:
-    with pytest.raises(ValueError, match="duration"):
+    with pytest.raises((TypeError, ValueError), match="duration|seconds, a timedelta"):
         parse_walltime(written)
 
 
@@ -133,7 +133,7 @@ NO_SIZES = [
 
 @pytest.mark.parametrize("written", NO_SIZES)
 def test_what_is_no_size(written: object) -> None:
-    with pytest.raises(ValueError, match="memory"):
+    with pytest.raises((TypeError, ValueError), match="memory|bytes, or text"):
         parse_memory(written)
 
 
@@ -244,7 +244,6 @@ def test_wrong_values(key: str, value: Any) -> None:
     assert key == "environment" or repr(value) in str(caught.value)
 
 
-@pytest.mark.xfail(reason="parse_walltime and parse_memory raise ValueError for a value of the wrong type")
 @pytest.mark.parametrize(("key", "value"), [("walltime", [60]), ("walltime", b"1:00"), ("mem_per_rank", 4.5e9)])
 def test_a_duration_or_size_of_a_wrong_type(key: str, value: Any) -> None:
     with pytest.raises(DescriptionTypeError):
