@@ -122,6 +122,7 @@ def test_a_failed_task_without_details() -> None:
 def test_a_failed_dependency_keeps_its_root_cause(message: str, names: list[str], root: str, code: int) -> None:
     cause = TaskFailedError(root, uid="task.000001", exit_code=code)
     error = DependencyFailureError(message, names, cause)
+    assert error.__cause__ is error.root_cause is cause
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert str(again) == message and again.failed_dependencies == names
         assert type(again.root_cause) is TaskFailedError

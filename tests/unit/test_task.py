@@ -60,7 +60,7 @@ NO_DURATIONS = [
 
 @pytest.mark.parametrize("written", NO_DURATIONS)
 def test_what_is_no_duration(written: object) -> None:
-    with pytest.raises((TypeError, ValueError), match="duration|seconds, a timedelta"):
+    with pytest.raises((TypeError, ValueError), match=r"duration|seconds, a timedelta"):
         parse_walltime(written)
 
 
@@ -133,7 +133,7 @@ NO_SIZES = [
 
 @pytest.mark.parametrize("written", NO_SIZES)
 def test_what_is_no_size(written: object) -> None:
-    with pytest.raises((TypeError, ValueError), match="memory|bytes, or text"):
+    with pytest.raises((TypeError, ValueError), match=r"memory|bytes, or text"):
         parse_memory(written)
 
 
@@ -385,14 +385,13 @@ def test_the_users_dict_is_never_changed() -> None:
 def test_nothing_given_means_the_defaults() -> None:
     default = TaskDescription.from_dict({})
     assert default == TaskDescription() == TaskDescription.from_dict(dict.fromkeys(KEYS))
-    assert (default.ranks, default.cores_per_rank, default.cores, default.gpus_per_rank, default.retries) == (
-        1,
-        1,
-        1,
-        0,
-        0,
-    )
-    assert not default.environment and not default.pre_exec and not default.shell and default.walltime is None
+    ones = ["ranks", "cores_per_rank"]
+    others = {"gpus_per_rank": 0, "retries": 0, "exclusive": False, "shell": False, "pre_exec": (), "post_exec": ()}
+    empty = ["environment", *NAMESPACES]
+    expected = {**dict.fromkeys(KEYS), **dict.fromkeys(ones, 1), **others, **{key: {} for key in empty}}
+    assert {key: getattr(default, key) for key in KEYS} == expected
+    assert default.exclusive is False and default.shell is False
+    assert default.environment is not TaskDescription().environment
 
 
 def test_cores_are_those_of_all_ranks() -> None:
