@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import os
-import pickle
 import shlex
 import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from asyncflow_hpc.errors import RemoteTraceback, SerializationError, SessionError
+from asyncflow_hpc.errors import SessionError
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
-from ..pickling import dump_arguments, dump_context
 from ..sandbox import make_sandbox, sandbox_of
-from .functions import Call, died_of_memory
+from .functions import died_of_memory
 from .launch import argv_for, environment_for, request_for
 from .output import read_large, read_output
 from .processes import Child, End, kill_marked
 from .slots import Grant
-from .threads import submit_call
-from .worker import capture_path
 
 if TYPE_CHECKING:
     from .backend import LocalExecutionBackend
 
-__all__ = ["Attempt", "CommandAttempt", "FunctionAttempt", "ThreadAttempt"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Attempt", "CommandAttempt"]
 
 WALLTIME_GRACE = 2.0
 _SERVICE_POLL = 0.05
@@ -65,6 +58,7 @@ class Attempt(ABC):
         self._readiness: asyncio.Task[None] | None = None
         self._ready = False
         self._settling: asyncio.Task[None] | None = None
+        self._over = False
 
     @abstractmethod
     def start(self) -> None:
@@ -76,7 +70,9 @@ class Attempt(ABC):
         """
 
     def end(self, cause: FailureCause, grace: float) -> None:
-        """Make it end, and say why; the first reason counts."""
+        """Make it end, and say why; the first reason counts, and none once it has ended by itself."""
+        if self._over:
+            return
         if self._cause is None:
             self._cause = cause
         self._terminate(grace)
@@ -162,15 +158,15 @@ class Attempt(ABC):
         if self._cause is not None:
             return TaskState.FAILED, self._cause
         if end.exit_code == 0:
-            return self._judge_outputs()
+            return self._judge_outputs(self.sandbox)
         if end.exit_code is not None:
             return TaskState.FAILED, FailureCause.EXIT_CODE
         if end.signal is None:
             return TaskState.FAILED, FailureCause.LOST
         return TaskState.FAILED, FailureCause.MEMORY if died_of_memory(end, kills_before) else FailureCause.SIGNAL
 
-    def _judge_outputs(self) -> tuple[TaskState, FailureCause | None]:
-        directory = self.description.cwd or self.sandbox
+    def _judge_outputs(self, ran_in: str) -> tuple[TaskState, FailureCause | None]:
+        directory = self.description.cwd or ran_in
         promised = self.task.get("metadata", {}).get("output_files", ())
         missing = [name for name in promised if not os.path.lexists(os.path.join(directory, name))]
         if not missing:
@@ -227,6 +223,7 @@ class CommandAttempt(Attempt):
             return start(["/bin/sh", "-c", shlex.join(argv)])
 
     def _ended(self, end: End) -> None:
+        self._over = True
         self.backend.free(self)
         self.task["max_rss"], self.task["cpu_time"] = end.max_rss, end.cpu_time
         self._settle(end)
@@ -243,151 +240,6 @@ class CommandAttempt(Attempt):
         """Kill the process group."""
         if self._child is not None:
             self._child.kill()
-
-
-class FunctionAttempt(Attempt):
-    """A function task: a call in a worker process."""
-
-    def start(self) -> None:
-        """Pickle the call and hand it to a worker."""
-        task = self.task
-        name, function = task["name"], task["function"]
-        assert function is not None
-        number, data = self.backend.pickles.get(name, function)
-        message = {
-            "uid": task["uid"],
-            "number": number,
-            "function": data,
-            "arguments": dump_arguments(name, task["args"], task["kwargs"]),
-            "session": str(self.backend.session.path),
-            "sandbox": self.sandbox,
-            "cwd": self.description.cwd,
-            "environment": self._environment(),
-        }
-        if task.get("context") is not None:
-            message["context"] = dump_context(task["context"])
-        self._kills_before = self.backend.kills_before
-        self.backend.workers.run(Call(task["uid"], message, self._started, self._answered))
-
-    def _started(self, pid: int) -> None:
-        self.task["sandbox"] = self.sandbox
-        self._running(str(pid))
-
-    def _answered(self, answer: dict[str, Any] | End) -> None:
-        self.backend.free(self)
-        if isinstance(answer, End):
-            self._answer: dict[str, Any] | None = None
-            self._rescue_output()
-            self._settle(answer)
-            return
-        self._answer = answer
-        self.task["max_rss"], self.task["cpu_time"] = answer["max_rss"], answer["cpu_time"]
-        if "result" in answer and self._cause is None and not self.task.get("capture_stdio"):
-            self._judge(None)
-        else:
-            self._settle(None)
-
-    def _rescue_output(self) -> None:
-        session, pid = str(self.backend.session.path), int(self.task["native_id"] or 0)
-        for ending in ("out", "err"):
-            try:
-                os.rename(capture_path(session, pid, ending), self._path(ending))
-            except OSError as error:
-                log.debug("no output of the worker that ran %s: %s", self.task["uid"], error)
-
-    def _judge(self, end: End | None) -> None:
-        if self._answer is None:
-            assert end is not None
-            state, cause = self._judge_end(end, self._kills_before)
-            if state is TaskState.DONE:
-                state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
-            if state is TaskState.FAILED and cause is not FailureCause.WALLTIME:
-                self.task["exception"] = "the process that ran the function ended before the function did"
-            self._conclude(state, cause)
-        elif "result" in self._answer:
-            self._take_result(self._answer["result"])
-        else:
-            self._take_failure(self._answer)
-
-    def _take_result(self, data: bytes) -> None:
-        try:
-            self.task["return_value"] = pickle.loads(data)
-        except Exception as error:
-            self._fail(SerializationError(f"the result of task '{self.task['name']}' cannot be unpickled: {error!r}"))
-            return
-        self.task["exit_code"] = 0
-        self._conclude(*self._judge_outputs())
-
-    def _take_failure(self, answer: dict[str, Any]) -> None:
-        name = self.task["name"]
-        if self._cause is FailureCause.CANCELLED:
-            self._conclude(TaskState.CANCELED, self._cause)
-        elif "exit" in answer:
-            self.task["exit_code"] = answer["exit"]
-            self.task["exception"] = f"the function called sys.exit({answer['exit']}) instead of returning"
-            self._conclude(TaskState.FAILED, FailureCause.EXIT_CODE)
-        elif "unpicklable" in answer:
-            self._fail(SerializationError(f"task '{name}' ran, but {answer['unpicklable']}"))
-        elif "sandbox_error" in answer:
-            self._fail(SessionError(answer["sandbox_error"]))
-        else:
-            error: Any = answer["text"]
-            if "exception" in answer:
-                error = pickle.loads(answer["exception"])
-                error.__cause__ = RemoteTraceback(answer["traceback"])
-            self._fail(error, FailureCause.MEMORY if "memory" in answer else FailureCause.EXIT_CODE)
-
-    def _fail(self, error: BaseException | str, cause: FailureCause = FailureCause.BACKEND) -> None:
-        self.task["exception"] = error
-        self.task["exit_code"] = 1
-        self._conclude(TaskState.FAILED, self._cause or cause)
-
-    def _terminate(self, grace: float) -> None:
-        self.backend.workers.terminate(self.task["uid"], grace)
-
-    def kill(self) -> None:
-        """Do nothing: the workers are killed together."""
-
-
-class ThreadAttempt(Attempt):
-    """A function task in an executor of the driver; what it runs cannot be stopped."""
-
-    needs_slots = False
-    _future: asyncio.Future[Any] | None = None
-
-    def start(self) -> None:
-        """Submit the call to the executor."""
-        task = self.task
-        function, executor = task["function"], self.backend.executor
-        assert function is not None and executor is not None
-        self._future = submit_call(executor, task["name"], function, task["args"], task["kwargs"], task.get("context"))
-        self._future.add_done_callback(self._ended)
-        self._running(None)
-
-    def _ended(self, future: asyncio.Future[Any]) -> None:
-        if self._cause is not None or future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            self.task["return_value"] = future.result()
-            self.task["exit_code"] = 0
-            self._conclude(TaskState.DONE)
-        else:
-            self.task["exception"] = error
-            self.task["exit_code"] = 1
-            self._conclude(TaskState.FAILED, FailureCause.EXIT_CODE)
-
-    def _judge(self, end: End | None) -> None:
-        """Nothing is read back: the function shares the driver's output."""
-
-    def _terminate(self, grace: float) -> None:
-        if self._future is not None and not self._future.cancel():
-            log.warning("%s runs in a thread, which cannot be stopped; its result will be dropped", self.task["uid"])
-        cancelled = self._cause is FailureCause.CANCELLED
-        self._conclude(TaskState.CANCELED if cancelled else TaskState.FAILED, self._cause)
-
-    def kill(self) -> None:
-        """Do nothing: a thread cannot be killed."""
 
 
 async def _until(ready: Callable[[], bool]) -> None:

@@ -20,7 +20,8 @@ from asyncflow_hpc.units import parse_memory
 
 from ..pickling import FunctionPickles
 from ..sandbox import make_session
-from .attempts import Attempt, CommandAttempt, FunctionAttempt, ThreadAttempt
+from .attempts import Attempt, CommandAttempt
+from .call_attempts import FunctionAttempt, ThreadAttempt
 from .functions import FunctionWorkers, memory_kills, remove_captures
 from .launch import request_for, visible_gpus
 from .processes import kill_marked

@@ -63,8 +63,10 @@ class FunctionWorkers:
             OSError: no worker can be started.
         """
         worker = self._idle.pop() if self._idle else self._start()
+        while not worker.run(call):
+            # It died while it was idle; the call never reached it.
+            worker = self._idle.pop() if self._idle else self._start()
         self._busy[call.uid] = worker
-        worker.run(call)
         call.on_start(worker.pid)
 
     def _start(self) -> _Worker:
@@ -88,8 +90,10 @@ class FunctionWorkers:
             self._gone.set()
 
     def terminate(self, uid: str, grace: float) -> None:
-        """End the worker that runs a call."""
-        self._busy[uid].terminate(grace)
+        """End the worker that runs a call; even if the call is answered first, it gets no other."""
+        worker = self._busy[uid]
+        worker.dead = True
+        worker.terminate(grace)
 
     async def close(self, grace: float) -> None:
         """End all workers and wait for them."""
@@ -136,8 +140,8 @@ class _Worker:
         self.pid = self._child.pid
         self._loop.add_reader(self._socket, self._readable)
 
-    def run(self, call: Call) -> None:
-        self.call = call
+    def run(self, call: Call) -> bool:
+        """Send a call; False if the worker is dead."""
         message = call.message
         number = message["number"]
         if number in self._has:
@@ -145,21 +149,26 @@ class _Worker:
         elif number:
             self._has.add(number)
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        self._send(memoryview(HEADER.pack(len(data)) + data))
+        if not self._send(memoryview(HEADER.pack(len(data)) + data)):
+            self.dead = True
+            return False
+        self.call = call
+        return True
 
-    def _send(self, data: memoryview) -> None:
+    def _send(self, data: memoryview) -> bool:
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The worker is dead; its end is on the way and settles the call.
-            return
+            return False
         if sent < len(data):
             self._unsent = data[sent:]
             self._loop.add_writer(self._socket, self._writable)
+        return True
 
     def _writable(self) -> None:
+        # Where the worker has died meanwhile, its end is on the way and settles the call.
         self._loop.remove_writer(self._socket)
         self._send(self._unsent)
 

@@ -31,14 +31,15 @@ SHAPES = [
 class SlotsMachine(RuleBasedStateMachine):
     """The model keeps what waits in one list in the order in which it counts, and scans it all."""
 
-    @initialize(overtaking=st.integers(0, 4))
-    def make(self, overtaking: int) -> None:
+    @initialize(overtaking=st.integers(0, 3), shapes=st.sampled_from([SHAPES, SHAPES, [Request(2), Request(8)]]))
+    def make(self, overtaking: int, shapes: list[Request]) -> None:
+        self.shapes = shapes
         self.slots = Slots(TOTAL.cores, GPUS, TOTAL.memory, overtaking)
         self.overtaking = overtaking
         self.number = 0
         self.waiting: list[tuple[str, Request]] = []
         self.running: dict[str, Grant] = {}
-        self.overtaken: tuple[str | None, int] = (None, 0)
+        self.overtaken: Counter[str] = Counter()
 
     def free(self) -> list[int]:
         used = [grant.request for grant in self.running.values()]
@@ -47,16 +48,18 @@ class SlotsMachine(RuleBasedStateMachine):
     def fits(self, request: Request) -> bool:
         return all(wanted <= free for wanted, free in zip(request, self.free(), strict=True))
 
-    @rule(request=st.sampled_from(SHAPES), count=st.integers(1, 3))
-    def put(self, request: Request, count: int) -> None:
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def put(self, data: st.DataObject, count: int) -> None:
+        request = data.draw(st.sampled_from(self.shapes))
         for _ in range(count):
             self.number += 1
             uid = f"task.{self.number:06d}"
             self.slots.put(uid, request)
             self.waiting.append((uid, request))
 
-    @rule(request=st.sampled_from(SHAPES))
-    def put_first(self, request: Request) -> None:
+    @rule(data=st.data())
+    def put_first(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from(self.shapes))
         self.number += 1
         uid = f"task.{self.number:06d}"
         self.slots.put(uid, request, first=True)
@@ -77,8 +80,21 @@ class SlotsMachine(RuleBasedStateMachine):
     def remove(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(entry)
+        self.overtaken.pop(entry[0], None)
         assert self.slots.remove(entry[0]) is True
         assert self.slots.remove(entry[0]) is False
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def ask_again_for_something_else(self, data: st.DataObject) -> None:
+        """Who was taken out and comes back starts at the end, whatever it asks for now."""
+        entry = data.draw(st.sampled_from(self.waiting))
+        request = data.draw(st.sampled_from(self.shapes))
+        self.waiting.remove(entry)
+        self.overtaken.pop(entry[0], None)
+        assert self.slots.remove(entry[0]) is True
+        self.slots.put(entry[0], request)
+        self.waiting.append((entry[0], request))
 
     @rule()
     def what_does_not_wait_cannot_be_removed(self) -> None:
@@ -90,14 +106,11 @@ class SlotsMachine(RuleBasedStateMachine):
         if not self.waiting:
             return None
         oldest = self.waiting[0][0]
-        times = self.overtaken[1] if self.overtaken[0] == oldest else 0
         chosen = next((uid for uid, request in self.waiting if self.fits(request)), None)
         if chosen is not None and chosen != oldest:
-            if times >= self.overtaking:
-                chosen = None
-            else:
-                times += 1
-        self.overtaken = (oldest, times)
+            if self.overtaken[oldest] >= self.overtaking:
+                return None
+            self.overtaken[oldest] += 1
         return chosen
 
     @rule()
@@ -120,6 +133,7 @@ class SlotsMachine(RuleBasedStateMachine):
         request = dict(self.waiting)[uid]
         assert grant.request == request and len(grant.gpus) == request.gpus
         self.waiting.remove((uid, request))
+        self.overtaken.pop(uid, None)
         self.running[uid] = grant
         return True
 

@@ -1,0 +1,170 @@
+"""Attempts of function tasks: in a worker process, or in an executor of the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+from typing import Any
+
+from asyncflow_hpc.errors import RemoteTraceback, SerializationError, SessionError
+from asyncflow_hpc.states import FailureCause, TaskState
+
+from ..pickling import dump_arguments, dump_context
+from .attempts import Attempt
+from .functions import Call
+from .processes import End
+from .threads import submit_call
+from .worker import capture_path
+
+__all__ = ["FunctionAttempt", "ThreadAttempt"]
+
+log = logging.getLogger(__name__)
+
+
+class FunctionAttempt(Attempt):
+    """A function task: a call in a worker process."""
+
+    def start(self) -> None:
+        """Pickle the call and hand it to a worker."""
+        task = self.task
+        name, function = task["name"], task["function"]
+        assert function is not None
+        number, data = self.backend.pickles.get(name, function)
+        message = {
+            "uid": task["uid"],
+            "number": number,
+            "function": data,
+            "arguments": dump_arguments(name, task["args"], task["kwargs"]),
+            "session": str(self.backend.session.path),
+            "sandbox": self.sandbox,
+            "cwd": self.description.cwd,
+            "environment": self._environment(),
+        }
+        if task.get("context") is not None:
+            message["context"] = dump_context(task["context"])
+        self._kills_before = self.backend.kills_before
+        self.backend.workers.run(Call(task["uid"], message, self._started, self._answered))
+
+    def _started(self, pid: int) -> None:
+        self.task["sandbox"] = self.sandbox
+        self._running(str(pid))
+
+    def _answered(self, answer: dict[str, Any] | End) -> None:
+        self._over = True
+        self.backend.free(self)
+        if isinstance(answer, End):
+            self._answer: dict[str, Any] | None = None
+            self._rescue_output()
+            self._settle(answer)
+            return
+        self._answer = answer
+        self.task["max_rss"], self.task["cpu_time"] = answer["max_rss"], answer["cpu_time"]
+        if "result" in answer and self._cause is None and not self.task.get("capture_stdio"):
+            self._judge(None)
+        else:
+            self._settle(None)
+
+    def _rescue_output(self) -> None:
+        session, pid = str(self.backend.session.path), int(self.task["native_id"] or 0)
+        for ending in ("out", "err"):
+            try:
+                os.rename(capture_path(session, pid, ending), self._path(ending))
+            except OSError as error:
+                log.debug("no output of the worker that ran %s: %s", self.task["uid"], error)
+
+    def _judge(self, end: End | None) -> None:
+        if self._answer is None:
+            assert end is not None
+            state, cause = self._judge_end(end, self._kills_before)
+            if state is TaskState.DONE:
+                state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
+            if state is TaskState.FAILED and cause is not FailureCause.WALLTIME:
+                self.task["exception"] = "the process that ran the function ended before the function did"
+            self._conclude(state, cause)
+        elif "result" in self._answer:
+            self._take_result(self._answer["result"])
+        else:
+            self._take_failure(self._answer)
+
+    def _take_result(self, data: bytes) -> None:
+        try:
+            self.task["return_value"] = pickle.loads(data)
+        except Exception as error:
+            self._fail(SerializationError(f"the result of task '{self.task['name']}' cannot be unpickled: {error!r}"))
+            return
+        self.task["exit_code"] = 0
+        self._conclude(*self._judge_outputs(self.sandbox))
+
+    def _take_failure(self, answer: dict[str, Any]) -> None:
+        name = self.task["name"]
+        if self._cause is FailureCause.CANCELLED:
+            self._conclude(TaskState.CANCELED, self._cause)
+        elif "exit" in answer:
+            self.task["exit_code"] = answer["exit"]
+            self.task["exception"] = f"the function called sys.exit({answer['exit']}) instead of returning"
+            self._conclude(TaskState.FAILED, FailureCause.EXIT_CODE)
+        elif "unpicklable" in answer:
+            self._fail(SerializationError(f"task '{name}' ran, but {answer['unpicklable']}"))
+        elif "sandbox_error" in answer:
+            self._fail(SessionError(answer["sandbox_error"]))
+        else:
+            error: Any = answer["text"]
+            if "exception" in answer:
+                error = pickle.loads(answer["exception"])
+                error.__cause__ = RemoteTraceback(answer["traceback"])
+            self._fail(error, FailureCause.MEMORY if "memory" in answer else FailureCause.EXIT_CODE)
+
+    def _fail(self, error: BaseException | str, cause: FailureCause = FailureCause.BACKEND) -> None:
+        self.task["exception"] = error
+        self.task["exit_code"] = 1
+        self._conclude(TaskState.FAILED, self._cause or cause)
+
+    def _terminate(self, grace: float) -> None:
+        self.backend.workers.terminate(self.task["uid"], grace)
+
+    def kill(self) -> None:
+        """Do nothing: the workers are killed together."""
+
+
+class ThreadAttempt(Attempt):
+    """A function task in an executor of the driver; what it runs cannot be stopped."""
+
+    needs_slots = False
+    _future: asyncio.Future[Any] | None = None
+
+    def start(self) -> None:
+        """Submit the call to the executor."""
+        task = self.task
+        function, executor = task["function"], self.backend.executor
+        assert function is not None and executor is not None
+        self._future = submit_call(executor, task["name"], function, task["args"], task["kwargs"], task.get("context"))
+        self._future.add_done_callback(self._ended)
+        self._running(None)
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        if self._cause is not None or future.cancelled():
+            return
+        self._over = True
+        error = future.exception()
+        if error is None:
+            self.task["return_value"] = future.result()
+            self.task["exit_code"] = 0
+            self._conclude(*self._judge_outputs(os.getcwd()))
+        else:
+            self.task["exception"] = error
+            self.task["exit_code"] = 1
+            self._conclude(TaskState.FAILED, FailureCause.EXIT_CODE)
+
+    def _judge(self, end: End | None) -> None:
+        """Nothing is read back: the function shares the driver's output."""
+
+    def _terminate(self, grace: float) -> None:
+        if self._future is not None and not self._future.cancel():
+            log.warning("%s runs in a thread, which cannot be stopped; its result will be dropped", self.task["uid"])
+        cancelled = self._cause is FailureCause.CANCELLED
+        self._conclude(TaskState.CANCELED if cancelled else TaskState.FAILED, self._cause)
+
+    def kill(self) -> None:
+        """Do nothing: a thread cannot be killed."""
