@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,33 @@ async def test_memory_error(processes: WorkflowEngine) -> None:
     with pytest.raises(MemoryError):
         await future
     assert future.task["cause"] == FailureCause.MEMORY
+
+
+CGROUP = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def small_cgroup() -> Iterator[Path]:
+    """A memory cgroup of 64 MiB, where this machine lets us make one."""
+    group = CGROUP / f"asyncflow-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(64 * 1024 * 1024))
+    except OSError as error:
+        pytest.skip(f"no memory cgroup can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+async def test_kill_for_want_of_memory(processes: WorkflowEngine, small_cgroup: Path) -> None:
+    @processes.function_task
+    async def greedy() -> int:
+        (small_cgroup / "cgroup.procs").write_text(str(os.getpid()))
+        return len(bytearray(b"x") * (512 * 1024 * 1024))
+
+    with pytest.raises(TaskFailedError) as caught:
+        await greedy()
+    assert (caught.value.cause, caught.value.signal) == (FailureCause.MEMORY, signal.SIGKILL)
 
 
 async def test_what_cannot_be_pickled_is_named(processes: WorkflowEngine) -> None:

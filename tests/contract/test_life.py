@@ -235,3 +235,23 @@ async def test_few_descriptors(root: Path) -> None:
             assert await asyncio.gather(*(command("echo x") for _ in range(300))) == ["x\n"] * 300
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", ["command", "function"])
+async def test_without_pidfd(root: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "pidfd_open")
+    async with WorkflowEngine.create(backend=LocalExecutionBackend(cores=2), work_dir=root) as flow:
+
+        @flow.function_task
+        async def crashes() -> None:
+            os._exit(3)
+
+        with pytest.raises(TaskFailedError) as caught:
+            await (shell(flow)("exit 3") if kind == "command" else crashes())
+        assert caught.value.exit_code == 3
+        endless = shell(flow)("sleep 600 & wait")
+        await until(lambda: endless.state == "RUNNING")
+        endless.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await endless

@@ -596,7 +596,8 @@ def run_script(name: str, *arguments: str, **options: Any) -> subprocess.Popen[s
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_everything(root: Path, number: signal.Signals) -> None:
-    process = run_script("interrupted.py", str(root), start_new_session=True)
+    # Under nohup a signal is ignored, and an engine leaves it so.
+    process = run_script("interrupted.py", str(root), preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     process.send_signal(number)
@@ -605,8 +606,18 @@ def test_signal_ends_everything(root: Path, number: signal.Signals) -> None:
     assert number.name in err and "never retrieved" not in err
 
 
+def test_an_ignored_signal_stays_ignored(root: Path) -> None:
+    process = run_script("interrupted.py", str(root), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGTERM and "SIGHUP" not in err
+
+
 def test_second_signal_ends_at_once(root: Path) -> None:
-    process = run_script("interrupted.py", str(root), "stuck", start_new_session=True)
+    process = run_script("interrupted.py", str(root), "stuck")
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     process.send_signal(signal.SIGTERM)
