@@ -172,7 +172,11 @@ class BaseExecutionBackend(ABC):
 
     @abstractmethod
     async def submit_tasks(self, tasks: Sequence[Task]) -> Any:
-        """Take tasks that are ready to run; returns before they end."""
+        """Take tasks that are ready to run; returns before they end.
+
+        A task that cannot be taken is reported FAILED, with the reason in `task["exception"]`. An exception means that
+        none was taken but those already reported RUNNING.
+        """
 
     @abstractmethod
     async def cancel_task(self, uid: str) -> bool:

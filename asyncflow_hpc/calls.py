@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -120,12 +121,14 @@ def _metadata(found: Found | None) -> Any:
 
 
 def _refuse_cycle(engine: WorkflowEngine, spec: Spec, scope: BlockScope, found: Found) -> None:
-    around = {future.uid for future in scope.enclosing() if future.engine is engine}
-    for future in found.futures:
-        if future.engine is not engine:
+    # Looked for from the blocks on: few things wait for a block that runs, and many may come before a task in it.
+    wanted = {future.uid: future for future in found.futures if future.engine is engine}
+    for block in scope.enclosing():
+        if block.engine is not engine:
             continue
-        if future.uid in around or not around.isdisjoint(engine.waits_for(future)):
-            raise CycleError(
-                f"'{spec.name}' is called in block '{scope.future._spec.name}' ({scope.future.uid}) and waits for"
-                f" {future.uid} '{future._spec.name}', which ends only after that block"
-            )
+        for uid in itertools.chain([block.uid], engine.waiting_for(block)):
+            if uid in wanted:
+                raise CycleError(
+                    f"'{spec.name}' is called in block '{block._spec.name}' ({block.uid}) and waits for"
+                    f" {uid} '{wanted[uid]._spec.name}', which ends only after that block"
+                )

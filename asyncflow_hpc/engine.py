@@ -171,9 +171,9 @@ class WorkflowEngine(Decorators):
         else:
             self.loop.call_soon_threadsafe(self._ledger.admit, future, dependencies)
 
-    def waits_for(self, future: TaskFuture) -> Iterator[str]:
-        """Walk over the uids of all that must end before a component can run."""
-        return self._ledger.graph.ancestors(future.uid)
+    def waiting_for(self, future: TaskFuture) -> Iterator[str]:
+        """Walk over the uids of all that can run only after a component has ended."""
+        return self._ledger.graph.descendants(future.uid)
 
     def _ready(self, future: TaskFuture) -> None:
         spec = future._spec
@@ -231,7 +231,7 @@ class WorkflowEngine(Decorators):
         except Exception as error:
             log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
             for task in tasks:
-                if task["uid"] in live:
+                if task["uid"] in live and task["state"] == _SUBMITTED:
                     self._ledger.fail(live[task["uid"]], submit_error(lane.name, task, error))
 
     async def execute_block(self, block_fut: TaskFuture, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -344,12 +344,12 @@ class WorkflowEngine(Decorators):
             self._running.cancel()
             await asyncio.gather(self._running, *self._chores, return_exceptions=True)
         finally:
+            signals.stopped(self)
             self._inbox.empty()
             for lane in self.lanes.values():
                 lane.detach()
             for future in list(self._ledger.live.values()):
                 self.handle_task_cancellation(future.description, future)
-            signals.stopped(self)
         await asyncio.gather(*bodies, return_exceptions=True)
 
     async def _cancel_running(self) -> None:

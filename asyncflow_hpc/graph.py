@@ -74,15 +74,15 @@ class DependencyGraph:
         """Name the unfinished components that this one waits for directly."""
         return frozenset(self._waiting.get(uid, ()))
 
-    def ancestors(self, uid: str) -> Iterator[str]:
-        """Walk over all unfinished components that must end before this one can run, nearest first, each once."""
+    def descendants(self, uid: str) -> Iterator[str]:
+        """Walk over all that can run only after this component has ended, nearest first, each once."""
         seen: set[str] = set()
-        front = list(self._waiting.get(uid, ()))
+        front = list(self._dependents.get(uid, ()))
         while front:
             found: list[str] = []
-            for dependency in front:
-                if dependency not in seen:
-                    seen.add(dependency)
-                    yield dependency
-                    found.extend(self._waiting.get(dependency, ()))
+            for dependent in front:
+                if dependent not in seen:
+                    seen.add(dependent)
+                    yield dependent
+                    found.extend(self._dependents.get(dependent, ()))
             front = found

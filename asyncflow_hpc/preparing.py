@@ -61,11 +61,7 @@ class Preparing:
         context = future._context or contextvars.copy_context()
         body = context.run(self._engine.loop.create_task, work, name=future.uid)
         self._bodies[future.uid] = body
-        body.add_done_callback(functools.partial(self._ended, future.uid))
-
-    def _ended(self, uid: str, body: asyncio.Task[None]) -> None:
-        self._bodies.pop(uid, None)
-        self._scopes.pop(uid, None)
+        body.add_done_callback(lambda _, uid=future.uid: self._bodies.pop(uid, None))  # type: ignore[misc]
 
     async def _prepare(self, future: TaskFuture) -> None:
         spec, task = future._spec, future.task
@@ -77,7 +73,12 @@ class Preparing:
                 task["command"] = checked_command(spec.name, value)
                 argv = argv_of(task["command"], task["description"].shell)
                 task["executable"], task["arguments"] = argv[0], argv[1:]
-        except Exception as error:
+        except asyncio.CancelledError:
+            # Raised by the body itself, unless the future was cancelled already.
+            if not future.done():
+                self._engine.handle_task_cancellation(task, future)
+            raise
+        except (Exception, SystemExit) as error:
             self._engine.handle_task_failure(task, future, error)
         else:
             if not future.done():
@@ -120,7 +121,7 @@ class Preparing:
                 self._engine.handle_task_cancellation(block, future)
             if self._is_being_cancelled():
                 raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not future.done():
                 self._engine.handle_task_failure(block, future, error)
         else:
@@ -128,6 +129,7 @@ class Preparing:
                 self._engine.handle_task_success({"uid": block["uid"], "return_value": result}, future)
         finally:
             current_scope.reset(token)
+            del self._scopes[future.uid]
 
     @staticmethod
     def _is_being_cancelled() -> bool:

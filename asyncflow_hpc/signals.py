@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class _Guard:
         self._engines[engine] = None
 
     def stopped(self, engine: WorkflowEngine) -> None:
-        """Take note that all that an engine ran has ended; before its user learns of it."""
+        """Take note that all that an engine ran has ended; before its futures are settled."""
         if engine not in self._engines:
             return
         del self._engines[engine]
@@ -57,7 +58,8 @@ class _Guard:
         self._old = {}
         received, self._number = self._number, None
         if received is not None:
-            os.kill(os.getpid(), received)
+            # A callback of its own comes before the user's code wakes up, and no task has to carry what it raises.
+            engine.loop.call_soon(_end_by, received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._number is None:
@@ -73,6 +75,12 @@ class _Guard:
         assert self._number is not None
         log.warning("%s: shutting down; a second signal ends the process at once", self._number.name)
         self._ending = asyncio.gather(*(engine.shutdown() for engine in self._engines), return_exceptions=True)
+
+
+def _end_by(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    # Here Python looks for signals, and not first somewhere in the user's code.
+    time.sleep(0)
 
 
 _guard = _Guard()

@@ -307,6 +307,40 @@ async def test_failing_block(local: WorkflowEngine) -> None:
         await identity(local)(fails())
 
 
+async def test_bodies_that_raise_what_no_future_should_carry(local: WorkflowEngine) -> None:
+    @local.executable_task
+    async def cancels() -> str:
+        raise asyncio.CancelledError
+
+    @local.executable_task
+    def leaves() -> str:
+        sys.exit(3)
+
+    @local.block
+    async def leaves_too() -> None:
+        sys.exit(4)
+
+    with pytest.raises(asyncio.CancelledError):
+        await identity(local)(cancels())
+    for component in (leaves, leaves_too):
+        with pytest.raises(RuntimeError, match="SystemExit"):
+            await component()
+
+
+async def test_long_chain_in_a_block_that_others_wait_for(root: Path) -> None:
+    async with WorkflowEngine.create(backend="noop", work_dir=root) as flow:
+        task = identity(flow)
+
+        @flow.block
+        async def block() -> str:
+            last = task()
+            for _ in range(10_000):
+                last = task(last)
+            return str(await last)
+
+        assert await task(block()) == "Dummy Output"
+
+
 async def test_cancelled_block_cancels_its_members(by_hand: WorkflowEngine) -> None:
     task, members = identity(by_hand), []
 

@@ -89,15 +89,15 @@ class GraphMachine(RuleBasedStateMachine):
                 assert self.graph.waiting_for(uid) == frozenset()
 
     @invariant()
-    def ancestors_are_the_transitive_closure(self) -> None:
-        for uid in self.those("waiting"):
-            distance = self._distances(uid)
-            if any(self.state[other] == "doomed" for other in distance):
-                continue
-            ancestors = list(self.graph.ancestors(uid))
-            assert len(ancestors) == len(set(ancestors)), "each once"
-            assert set(ancestors) == set(distance)
-            assert all(distance[a] <= distance[b] for a, b in pairwise(ancestors)), "nearest first"
+    def descendants_are_the_transitive_closure(self) -> None:
+        if self.those("doomed"):
+            return
+        ways = {uid: self._distances(uid) for uid in self.those("waiting")}
+        for needed in {other for way in ways.values() for other in way}:
+            descendants = list(self.graph.descendants(needed))
+            assert len(descendants) == len(set(descendants)), "each once"
+            assert set(descendants) == {uid for uid, way in ways.items() if needed in way}
+            assert all(ways[a][needed] <= ways[b][needed] for a, b in pairwise(descendants)), "nearest first"
 
     def _distances(self, uid: str) -> dict[str, int]:
         """The length of the shortest way to each unfinished ancestor, from the edges alone."""
@@ -192,12 +192,13 @@ def test_a_failure_reaches_its_descendants_and_nobody_else(dag: dict[str, list[s
 
 @settings(max_examples=60, deadline=None)
 @given(dags())
-def test_ancestors_of_a_whole_graph(dag: dict[str, list[str]]) -> None:
+def test_descendants_in_a_whole_graph(dag: dict[str, list[str]]) -> None:
     graph = filled(dag)
-    closure: dict[str, set[str]] = {}
+    above: dict[str, set[str]] = {}
     for uid, needs in dag.items():
-        closure[uid] = set(needs).union(*(closure[need] for need in needs))
-        assert set(graph.ancestors(uid)) == closure[uid]
+        above[uid] = set(needs).union(*(above[need] for need in needs))
+    for uid in dag:
+        assert set(graph.descendants(uid)) == {other for other in dag if uid in above[other]}
 
 
 def test_a_chain_longer_than_the_stack_is_deep() -> None:
@@ -205,7 +206,7 @@ def test_a_chain_longer_than_the_stack_is_deep() -> None:
     length = 20_000
     for number in range(1, length):
         graph.add(str(number), [str(number - 1)])
-    assert sum(1 for _ in graph.ancestors(str(length - 1))) == length - 1
+    assert sum(1 for _ in graph.descendants("0")) == length - 1
     ready = ["0"]
     while following := graph.done(ready[-1]):
         ready += following
@@ -213,12 +214,12 @@ def test_a_chain_longer_than_the_stack_is_deep() -> None:
     assert len(graph) == 0
 
 
-def test_ancestors_may_be_cut_while_they_are_walked() -> None:
-    """The walk is lazy: who looks for one ancestor stops when it is found."""
+def test_descendants_may_be_cut_while_they_are_walked() -> None:
+    """The walk is lazy: who looks for one descendant stops when it is found."""
     graph = DependencyGraph()
     graph.add("b", ["a"])
     graph.add("c", ["b"])
-    walk = graph.ancestors("c")
+    walk = graph.descendants("a")
     assert next(walk) == "b"
-    assert graph.done("a") == ["b"]
+    assert graph.drop("b") == ["c"]
     assert list(walk) == []
