@@ -674,7 +674,7 @@ def test_loop_that_ends_without_shutdown_leaves_nothing(root: Path) -> None:
 
 def test_radical_asyncflow_scripts(root: Path) -> None:
     """Scripts in the styles that radical.asyncflow documents, with the import changed."""
-    for script in sorted(SCRIPTS.glob("compat_*.py")):
+    for script in [*sorted(SCRIPTS.glob("compat_*.py")), SCRIPTS / "with_radical_asyncflow.py"]:
         process = run_script(script.name, cwd=root, env={**os.environ, "PYTHONWARNINGS": "error"})
         out, err = process.communicate()
         assert process.returncode == 0 and out.endswith("ok\n"), (script.name, err)
