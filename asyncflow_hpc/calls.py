@@ -25,12 +25,28 @@ workflow: contextvars.ContextVar[str | None] = contextvars.ContextVar("asyncflow
 
 
 def decorator(
-    engine: WorkflowEngine, kind: str, lane: Lane, *, service: bool, target: str | None, capture_stdio: bool
+    engine: WorkflowEngine,
+    kind: str,
+    lane: Lane,
+    *,
+    service: bool,
+    target: str | None,
+    capture_stdio: bool,
+    task_description: dict[str, Any] | None,
 ) -> Callable[[Callable[..., Any]], Callable[..., TaskFuture]]:
     """Make a decorator that turns functions into components of an engine."""
 
     def decorate(func: Callable[..., Any]) -> Callable[..., TaskFuture]:
-        spec = Spec(engine, kind, func, lane, service=service, target=target, capture_stdio=capture_stdio)
+        spec = Spec(
+            engine,
+            kind,
+            func,
+            lane,
+            service=service,
+            target=target,
+            capture_stdio=capture_stdio,
+            task_description=task_description,
+        )
 
         @functools.wraps(func)
         def call(*args: Any, **kwargs: Any) -> TaskFuture:

@@ -53,6 +53,7 @@ class Spec:
         service: bool,
         target: str | None,
         capture_stdio: bool,
+        task_description: dict[str, Any] | None,
     ) -> None:
         if not callable(func):
             raise ArgumentError(f"a {kind} is made from a function, not from {func!r}")
@@ -66,7 +67,9 @@ class Spec:
         self.is_service = service
         self.name: str = getattr(func, "__name__", None) or type(func).__name__
         self.is_async = inspect.iscoroutinefunction(func)
-        self.defaults = _default_description(func, self.name)
+        if task_description is not None and not isinstance(task_description, dict):
+            raise DescriptionTypeError(f"task_description of '{self.name}' must be a dict, not {task_description!r}")
+        self.defaults = {**(task_description or {}), **_default_description(func, self.name)}
         self.description = self.check(self.defaults)
         self.template: Task = {
             "uid": "",

@@ -37,6 +37,7 @@ class Decorators:
             service: it runs until it is cancelled, and its future resolves when it is ready.
             backend: name of the engine's backend that runs it, where it is not the default.
             capture_stdio: also hand back what it prints, as `future.task["stdout"]`.
+            task_description: of all its calls; what the signature and the call say is merged over it.
         """
         return self._decorator(FUNCTION, func, **options)
 
@@ -45,7 +46,7 @@ class Decorators:
 
         Args:
             func: returns POSIX shell text, or a list of strings, which is an argv and never sees a shell.
-            service, backend, capture_stdio: as for `function_task`.
+            service, backend, capture_stdio, task_description: as for `function_task`.
         """
         return self._decorator(EXECUTABLE, func, **options)
 
@@ -65,13 +66,20 @@ class Decorators:
         service: bool = False,
         backend: str | None = None,
         capture_stdio: bool = False,
+        task_description: dict[str, Any] | None = None,
     ) -> Any:
         if backend is not None and backend not in self.lanes:
             raise UnknownBackendError(f"this engine has no backend {backend!r}; {nearest(str(backend), self.lanes)}")
         lane = self.lanes[backend] if backend is not None else self.default_lane
 
         decorate = decorator(
-            cast("WorkflowEngine", self), kind, lane, service=service, target=backend, capture_stdio=capture_stdio
+            cast("WorkflowEngine", self),
+            kind,
+            lane,
+            service=service,
+            target=backend,
+            capture_stdio=capture_stdio,
+            task_description=task_description,
         )
         return decorate if func is None else decorate(func)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 from collections.abc import Coroutine, Generator
 from pathlib import Path
@@ -16,7 +17,9 @@ from .registry import make_backend
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
 
-__all__ = ["ENVIRONMENT", "Opening", "backends_for", "check_arguments"]
+__all__ = ["ENVIRONMENT", "Opening", "backends_for", "check_arguments", "session_dir"]
+
+log = logging.getLogger(__name__)
 
 ENVIRONMENT = "ASYNCFLOW_BACKEND"
 
@@ -50,6 +53,8 @@ async def backends_for(backend: Any, dry_run: bool) -> list[Any]:
         UnknownBackendError: a name that no installed package has.
         ConfigurationError: an object that is no backend, none at all, or two of one name.
     """
+    if dry_run and backend is not None:
+        log.warning("dry_run makes a difference only where no backend is given: tasks will run on the given one")
     if backend is None:
         backend = "noop" if dry_run else os.environ.get(ENVIRONMENT) or "local"
     wanted = list(backend) if isinstance(backend, (list, tuple)) else [backend]
@@ -121,4 +126,7 @@ def session_dir(work_dir: str | os.PathLike[str] | None, uid: str) -> Path:
     """
     if not uid or uid in (".", "..") or "/" in uid or "\0" in uid:
         raise ConfigurationError(f"uid {uid!r} cannot name a session directory")
-    return Path(work_dir or Path.cwd()).expanduser().absolute() / uid
+    try:
+        return Path(work_dir or ".").expanduser().absolute() / uid
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(f"work_dir {os.fspath(work_dir or '.')!r} cannot be found: {error}") from error

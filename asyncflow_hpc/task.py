@@ -79,7 +79,11 @@ def _count(value: object) -> int:
 
 
 def _count_or_zero(value: object) -> int:
-    return 0 if value == 0 and not isinstance(value, bool) else _count(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number")
+    if value < 0:
+        raise ValueError("must be 0 or more")
+    return value
 
 
 def _port(value: object) -> int:
@@ -168,9 +172,13 @@ class TaskDescription:
     pre_exec: tuple[str, ...] = _key(_lines, "shell lines to run before the command", ())
     post_exec: tuple[str, ...] = _key(_lines, "shell lines to run after the command", ())
     launcher: str | None = _key(_text, "what starts the ranks, such as 'mpiexec' or 'srun'")
-    retries: int = _key(_count_or_zero, "how often to try again after a failure", 0)
+    retries: int = _key(
+        _count_or_zero, "how often to try again after a failure; not built yet, so any but 0 is refused", 0
+    )
     shell: bool | str = _key(_shell, "shell that reads a command given as text; True and False mean sh", False)
-    ready_file: str | None = _key(_path, "service: it is ready when this file is in its sandbox")
+    ready_file: str | None = _key(
+        _path, "service: it is ready when this file is in its sandbox; write it elsewhere and move it there"
+    )
     ready_port: int | None = _key(_port, "service: it is ready when this port of its host answers")
     slurm: dict[str, Any] = _key(_native, "native options of Slurm", {})
     pbs: dict[str, Any] = _key(_native, "native options of PBS", {})
@@ -216,6 +224,7 @@ def _parsed(name: str, value: object, parse: Callable[[object], Any]) -> Any:
     except TypeError as error:
         raise DescriptionTypeError(f"task_description[{name!r}] must be {error}{shown}") from None
     except ValueError as error:
+        shown = "" if repr(value) in str(error) else shown
         raise TaskDescriptionError(f"task_description[{name!r}]: {error}{shown}") from None
 
 

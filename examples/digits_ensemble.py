@@ -440,7 +440,7 @@ def main(arguments: list[str] | None = None) -> int:
     missing = [name for name in ("sklearn", "rich") if importlib.util.find_spec(name) is None]
     if missing:
         print(f"This example needs {' and '.join(missing)}, not installed in this Python. Run scripts/quickstart, or:\n"
-              "  pip install 'asyncflow-hpc[examples]'", file=sys.stderr)  # fmt: skip
+              "  pip install '.[examples]'  (in the clone)", file=sys.stderr)  # fmt: skip
         return 2
     from rich.console import Console
 

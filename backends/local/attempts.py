@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from asyncflow_hpc.errors import SessionError
+from asyncflow_hpc.errors import ConfigurationError, SessionError
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
@@ -76,6 +76,18 @@ class Attempt(ABC):
         if self._cause is None:
             self._cause = cause
         self._terminate(grace)
+
+    def check_port(self) -> None:
+        """Refuse a service whose port answers before it has started: another's answer would pass for its own.
+
+        Raises:
+            ConfigurationError: the port is taken.
+        """
+        port = self.description.ready_port
+        if self.task.get("is_service") and port is not None and _answers(port):
+            raise ConfigurationError(
+                f"port {port} of service '{self.task['name']}' is answered by another process already"
+            )
 
     @abstractmethod
     def _terminate(self, grace: float) -> None: ...
@@ -156,6 +168,7 @@ class Attempt(ABC):
         if self._cause is FailureCause.CANCELLED:
             return TaskState.CANCELED, self._cause
         if self._cause is not None:
+            self.task["exception"] = f"its walltime of {self.description.walltime:g} s was over"
             return TaskState.FAILED, self._cause
         if end.exit_code == 0:
             return self._judge_outputs(self.sandbox)
@@ -187,10 +200,9 @@ class CommandAttempt(Attempt):
             make_sandbox(self.sandbox)
             self._made = True
         self.task["sandbox"] = self.sandbox
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        out = os.open(self._path("out"), flags, 0o600)
+        out = self._open("out")
         try:
-            err = os.open(self._path("err"), flags, 0o600)
+            err = self._open("err")
             try:
                 self._child = self._spawn(out, err)
             finally:
@@ -198,6 +210,14 @@ class CommandAttempt(Attempt):
         finally:
             os.close(out)
         self._running(str(self._child.pid))
+
+    def _open(self, ending: str) -> int:
+        try:
+            return os.open(self._path(ending), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            if error.errno in self.backend.try_later:
+                raise
+            raise SessionError(f"{self._path(ending)} cannot be made: {error.strerror}") from error
 
     def _spawn(self, out: int, err: int) -> Child:
         argv = argv_for(self.task, self.description)

@@ -81,13 +81,14 @@ class LocalExecutionBackend(BaseExecutionBackend):
         if executor is None and functions == "thread":
             executor = ThreadPoolExecutor(cores, thread_name_prefix="asyncflow-function")
         self.executor = executor
-        self.slots = Slots(cores, visible_gpus(gpus), _machine_memory() if memory is None else parse_memory(memory))
+        self.slots = Slots(cores, visible_gpus(gpus), _memory(name, memory))
         self.pickles = FunctionPickles()
         self._attempts: dict[str, Attempt] = {}
         self._waiting: dict[str, Attempt] = {}
         self._sessions: set[Path] = set()
         self._closed = False
         self._starting = False
+        self._warned = False
 
     async def start(self) -> None:
         """Get ready for tasks."""
@@ -162,6 +163,18 @@ class LocalExecutionBackend(BaseExecutionBackend):
                     break
         finally:
             self._starting = False
+        self._warn_of_services()
+
+    def _warn_of_services(self) -> None:
+        if not self._waiting or self._warned or not self._attempts:
+            return
+        if all(attempt.task.get("is_service") for attempt in self._attempts.values()):
+            self._warned = True
+            log.warning(
+                "services hold all that %d waiting tasks need; give backend '%s' more cores",
+                len(self._waiting),
+                self.name,
+            )
 
     def _start_attempt(self, attempt: Attempt) -> bool:
         """Start an attempt; False if the machine has no room for a process just now."""
@@ -169,6 +182,7 @@ class LocalExecutionBackend(BaseExecutionBackend):
         self._attempts[uid] = attempt
         self._all_ended.clear()
         try:
+            attempt.check_port()
             attempt.start()
         except Exception as error:
             if isinstance(error, OSError) and error.errno in self.try_later and len(self._attempts) > 1:
@@ -280,5 +294,10 @@ def _usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def _machine_memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _memory(name: str, memory: int | str | None) -> int:
+    if memory is None:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return parse_memory(memory)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"memory of backend '{name}': {error}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import pickle
 import shutil
@@ -20,8 +19,6 @@ from .processes import Child, End
 from .worker import HEADER, capture_path
 
 __all__ = ["Call", "FunctionWorkers", "died_of_memory", "memory_kills", "remove_captures"]
-
-log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 

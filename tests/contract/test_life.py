@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from asyncflow_hpc import LocalExecutionBackend, NoopExecutionBackend, WorkflowEngine
-from asyncflow_hpc.errors import SessionError, TaskFailedError, UnsupportedTaskError
+from asyncflow_hpc.errors import ConfigurationError, SessionError, TaskFailedError, UnsupportedTaskError
 from tests.conftest import until
 
 
@@ -138,6 +138,22 @@ async def test_service_with_a_port(processes: WorkflowEngine) -> None:
     assert await service == f"127.0.0.1:{port}"
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.close()
+
+
+async def test_service_whose_port_is_taken(flow: WorkflowEngine) -> None:
+    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = taken.sockets[0].getsockname()[1]
+    async with taken:
+        with pytest.raises(ConfigurationError, match="answered by another"):
+            await shell(flow, service=True)("sleep 600", task_description={"ready_port": port})
+
+
+async def test_services_that_leave_no_room_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with WorkflowEngine.create(backend=LocalExecutionBackend(cores=1), work_dir=root) as flow:
+        service = shell(flow, service=True)("sleep 600")
+        waiting = shell(flow)("true", service)
+        await until(lambda: "services hold" in caplog.text)
+        assert not waiting.done()
 
 
 async def test_service_that_never_gets_ready(flow: WorkflowEngine) -> None:

@@ -450,6 +450,10 @@ async def test_task_description_is_merged_and_not_changed(by_hand: WorkflowEngin
     @by_hand.function_task
     async def task(x: int = 0, task_description: Any = defaults) -> None: ...
 
+    @by_hand.function_task(task_description={"qos": "low", "walltime": 5})
+    def decorated(task_description: Any = {"walltime": 7}) -> None: ...  # noqa: B006
+
+    assert decorated().task["task_backend_specific_kwargs"] == {"qos": "low", "walltime": 7}
     given = {"cores_per_rank": 2, "walltime": "00:01:00"}
     first, second = task(1, task_description=given), task(2)
     assert first.task["task_backend_specific_kwargs"] == {**defaults, **given}

@@ -208,6 +208,16 @@ def test_what_a_function_does_not_use_does_not_matter() -> None:
     assert pickles.get("step", namespace["read"])[0] == number
 
 
+@pytest.mark.parametrize(
+    "value", [math, math.sqrt, len, dict.fromkeys, os.path.join, collections.OrderedDict, 1.5, "x"]
+)
+def test_what_can_be_imported_or_never_changes_keeps_its_number(value: Any) -> None:
+    pickles, namespace = FunctionPickles(), script(a=value, b=1)
+    number, data = pickles.get("step", namespace["read"])
+    assert number > 0 and pickles.get("step", namespace["read"])[0] == number
+    assert pickle.loads(data)() is value or pickle.loads(data)() == value
+
+
 MUTABLE: list[Any] = [
     [],
     {},
