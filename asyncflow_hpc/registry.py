@@ -48,7 +48,7 @@ def load_backend(name: str) -> Callable[..., Any]:
     entry = entries[name]
     try:
         factory = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"backend '{name}' ({entry.value}) cannot be loaded: {error!r}") from error
     missing = [method for method in _CONTRACT if not hasattr(factory, method)]
     if not callable(factory) or missing:

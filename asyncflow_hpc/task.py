@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict
@@ -70,20 +72,25 @@ REPORTED = frozenset(
 """Keys that a backend fills in."""
 
 
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+def _whole(value: object) -> int:
+    """Take integers of all kinds, numpy's too, but no truth values."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError("a whole number")
-    if value < 1:
+    return operator.index(value)
+
+
+def _count(value: object) -> int:
+    number = _whole(value)
+    if number < 1:
         raise ValueError("must be 1 or more")
-    return value
+    return number
 
 
 def _count_or_zero(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError("a whole number")
-    if value < 0:
+    number = _whole(value)
+    if number < 0:
         raise ValueError("must be 0 or more")
-    return value
+    return number
 
 
 def _port(value: object) -> int:
@@ -127,7 +134,7 @@ def _environment(value: object) -> dict[str, str]:
         raise TypeError("a dict of names and values")
     for name, text in value.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-            raise ValueError(f"has a name that is none: {name!r}")
+            raise ValueError(f"has a name that is none: {str(name).partition('=')[0]!r}")
         if not isinstance(text, (str, int, float, os.PathLike)) or "\0" in str(text):
             # The value itself may be a secret, so it is not shown.
             raise ValueError(f"has a value for {name} that is no text")
@@ -143,7 +150,8 @@ def _native(value: object) -> dict[str, Any]:
 def _key(parse: Callable[[object], Any], text: str, default: Any = None) -> Any:
     metadata = {"parse": parse, "help": text}
     if isinstance(default, dict):
-        return field(default_factory=dict, metadata=metadata)
+        # Not shown: environments and native options may hold secrets.
+        return field(default_factory=dict, metadata=metadata, repr=False)
     return field(default=default, metadata=metadata)
 
 
@@ -218,14 +226,17 @@ class TaskDescription:
 
 
 def _parsed(name: str, value: object, parse: Callable[[object], Any]) -> Any:
-    shown = "" if name == "environment" else f", not {value!r}"
     try:
         return parse(value)
     except TypeError as error:
-        raise DescriptionTypeError(f"task_description[{name!r}] must be {error}{shown}") from None
+        raise DescriptionTypeError(f"task_description[{name!r}] must be {error}{_shown(name, value)}") from None
     except ValueError as error:
-        shown = "" if repr(value) in str(error) else shown
-        raise TaskDescriptionError(f"task_description[{name!r}]: {error}{shown}") from None
+        raise TaskDescriptionError(f"task_description[{name!r}]: {error}{_shown(name, value)}") from None
+
+
+def _shown(name: str, value: object) -> str:
+    # Values of the environment may be secrets, and others may be long.
+    return "" if name == "environment" else f", not {reprlib.repr(value)}"
 
 
 _PARSERS: dict[str, Callable[[object], Any]] = {item.name: item.metadata["parse"] for item in fields(TaskDescription)}

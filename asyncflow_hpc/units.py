@@ -31,7 +31,7 @@ def parse_walltime(value: object) -> float:
     except OverflowError:
         seconds = float("inf")
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"{value!r} is not a duration above zero")
+        raise ValueError("a duration is above zero and finite")
     return seconds
 
 
@@ -49,7 +49,7 @@ def _seconds(value: object) -> float:
             return float((int(found[1]) * 24 + int(found[2])) * 3600)
     else:
         raise TypeError("seconds, a timedelta, 'HH:MM:SS' or 'D-HH:MM:SS'")
-    raise ValueError(f"{value!r} is no duration; write seconds, a timedelta, 'HH:MM:SS' or 'D-HH:MM:SS'")
+    raise ValueError("a duration is written as seconds, a timedelta, 'HH:MM:SS' or 'D-HH:MM:SS'")
 
 
 def parse_memory(value: object) -> int:
@@ -74,5 +74,5 @@ def parse_memory(value: object) -> int:
         whole, _, part = found[1].partition(".")
         size = int(whole + part) * 1024 ** _POWERS[found[2].upper()] // 10 ** len(part)
     if size <= 0:
-        raise ValueError(f"{value!r} is no size of memory; write bytes or text such as '512MB' or '4GB'")
+        raise ValueError("a size of memory is written as bytes, or text such as '512MB' or '4GB', above zero")
     return size

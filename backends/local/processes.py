@@ -9,14 +9,20 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
 __all__ = ["Child", "End", "kill_marked"]
 
 log = logging.getLogger(__name__)
+
+# A process that forks while it is looked for is found in the next round.
+_ROUNDS = 5
+
+# Seconds that a killed process may take to be gone.
+_DYING = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,27 +155,32 @@ def _reaped(pid: int) -> End:
     )
 
 
-def kill_marked(name: str, value: str) -> list[int]:
-    """Kill the processes of this user that carry a value in an environment variable.
+def kill_marked(name: str, value: str) -> None:
+    """Kill the processes of this user that carry a value in an environment variable, and wait until they are gone.
 
-    Finds those that left their process group, as daemons do.
+    Finds those that left their process group, as daemons do, and those that they start meanwhile.
 
     Args:
         name, value: of the variable; a value that starts with it and a slash counts too.
-
-    Returns:
-        Their pids.
     """
-    killed = []
-    own = {os.getpid(), os.getppid()}
-    for process in psutil.process_iter():
-        try:
-            if process.pid in own or process.uids().real != os.getuid():
-                continue
-            marked: Any = process.environ().get(name)
-            if marked is not None and (marked == value or marked.startswith(value + "/")):
+    for _ in range(_ROUNDS):
+        found = [process for process in psutil.process_iter() if _carries(process, name, value)]
+        for process in found:
+            with suppress(psutil.Error):
                 process.kill()
-                killed.append(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return killed
+        if not found:
+            return
+        psutil.wait_procs(found, timeout=_DYING)
+    log.error("processes with %s=%s could not be ended: %s", name, value, found)
+
+
+def _carries(process: psutil.Process, name: str, value: str) -> bool:
+    try:
+        if process.pid == os.getpid() or process.uids().real != os.getuid():
+            return False
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        marked: str | None = process.environ().get(name)
+    except (psutil.Error, OSError):
+        return False
+    return marked is not None and (marked == value or marked.startswith(value + "/"))
