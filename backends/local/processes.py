@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +19,8 @@ __all__ = ["Child", "End", "kill_marked"]
 
 log = logging.getLogger(__name__)
 
-# A process that forks while it is looked for is found in the next round.
-_ROUNDS = 5
-
-# Seconds that a killed process may take to be gone.
-_DYING = 2.0
+# Seconds that killed processes may take to be gone, and between two looks at them.
+_DYING, _POLL = 2.0, 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +161,19 @@ def kill_marked(name: str, value: str) -> None:
     Args:
         name, value: of the variable; a value that starts with it and a slash counts too.
     """
-    for _ in range(_ROUNDS):
+    deadline = time.monotonic() + _DYING
+    while True:
         found = [process for process in psutil.process_iter() if _carries(process, name, value)]
         for process in found:
             with suppress(psutil.Error):
                 process.kill()
         if not found:
             return
-        psutil.wait_procs(found, timeout=_DYING)
-    log.error("processes with %s=%s could not be ended: %s", name, value, found)
+        if time.monotonic() > deadline:
+            log.error("processes with %s=%s could not be ended: %s", name, value, found)
+            return
+        # Their end cannot be waited for: they are not our children.
+        time.sleep(_POLL)
 
 
 def _carries(process: psutil.Process, name: str, value: str) -> bool:
