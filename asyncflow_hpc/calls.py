@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import itertools
@@ -81,8 +82,11 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
         found = scan(args, kwargs)
     task["metadata"] = _metadata(found)
     scope = current_scope.get()
-    if scope is not None and found is not None:
-        _refuse_cycle(engine, spec, scope, found)
+    if scope is not None:
+        if scope.future.cancelled():
+            raise asyncio.CancelledError(f"'{spec.name}' was called in block {scope.future.uid}, which was cancelled")
+        if found is not None:
+            _refuse_cycle(engine, spec, scope, found)
     future: TaskFuture = (ServiceFuture if spec.is_service else TaskFuture)(loop=engine.loop)
     future.description = task
     if kind == BLOCK:
@@ -95,6 +99,7 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
     future._spec = spec
     future._found = found
     future._submitted = False
+    future._cancelling = False
     future._brief = None
     future._scope = scope
     if scope is not None:

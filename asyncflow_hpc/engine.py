@@ -22,7 +22,7 @@ from .logging import Profiler
 from .opening import Opening, backends_for, check_arguments, session_dir
 from .outcome import failure, submit_error
 from .preparing import Preparing
-from .states import TaskState
+from .states import FINAL, TaskState
 from .task import REPORTED
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ _SUBMITTED, _DONE = TaskState.SUBMITTED, TaskState.DONE
 
 # Seconds in which a backend that stays open should have ended the tasks of an engine that closes.
 CANCEL_TIMEOUT = 30
+
+# Seconds that the bodies of blocks may take to clean up at a shutdown.
+BODY_TIMEOUT = 5
 
 
 class WorkflowEngine(Decorators):
@@ -199,6 +202,7 @@ class WorkflowEngine(Decorators):
                 log.warning("the loop ends before engine %s was shut down; ending its tasks", self.uid)
                 self.closing = True
                 self.abandon()
+                signals.forget(self)
 
     async def submit(self, objects: Sequence[Task]) -> None:
         """Submit tasks and blocks that are ready.
@@ -260,7 +264,11 @@ class WorkflowEngine(Decorators):
             own.update({key: value for key, value in task.items() if key in REPORTED})
         if service_callback is not None:
             service_callback(future, reported, state)
-        if meaning is _DONE:
+        if future._cancelling and meaning in FINAL:
+            # Whoever was told that it will be cancelled counts on it, even where its end came first.
+            future.task["state"] = meaning
+            self._ledger.cancel(future)
+        elif meaning is _DONE:
             future.task["state"] = _DONE
             self._ledger.succeed(future, task.get(future._spec.result_key))
         elif meaning is TaskState.RUNNING:
@@ -301,12 +309,16 @@ class WorkflowEngine(Decorators):
         """Cancel a component; `TaskFuture.cancel` comes here."""
         if future.uid not in self._ledger.live:
             return False
+        if threading.get_ident() != self.thread_id:
+            self.loop.call_soon_threadsafe(self.cancel, future, msg)
+            return True
         if future._spec.kind == BLOCK or not future._submitted:
             members = self._preparing.stop(future)
             self._ledger.cancel(future, msg)
             for member in members:
                 member.cancel(msg)
-        elif not self.closing:
+        elif not future._cancelling and not self.closing:
+            future._cancelling = future.description["is_service"] is False
             self._chore(future._spec.lane.cancel(future))
         return True
 
@@ -326,6 +338,10 @@ class WorkflowEngine(Decorators):
         Args:
             skip_execution_backend: cancel the tasks, but leave the backends open for another engine.
         """
+        if self.loop.is_closed():
+            self.closing = True
+            self.abandon()
+            return
         if self._closed is None:
             check_arguments({"skip_execution_backend": (skip_execution_backend, bool)})
             self.closing = True
@@ -350,7 +366,11 @@ class WorkflowEngine(Decorators):
                 lane.detach()
             for future in list(self._ledger.live.values()):
                 self.handle_task_cancellation(future.description, future)
-        await asyncio.gather(*bodies, return_exceptions=True)
+        if bodies:
+            _, stubborn = await asyncio.wait(bodies, timeout=BODY_TIMEOUT)
+            if stubborn:
+                names = ", ".join(sorted(body.get_name() for body in stubborn))
+                log.warning("bodies that do not end although they were cancelled: %s", names)
 
     async def _cancel_running(self) -> None:
         self._inbox.empty()

@@ -34,10 +34,12 @@ class TaskFuture(asyncio.Future[Any]):
 
     # The private slots belong to the engine: kept here, they cost no dict of their own per task.
     __slots__ = (
-        "_brief", "_context", "_found", "_scope", "_spec", "_submitted", "block", "description", "state", "task", "uid",
+        "_brief", "_cancelling", "_context", "_found", "_scope", "_spec", "_submitted", "block", "description",
+        "state", "task", "uid",
     )  # fmt: skip
 
     _brief: dict[str, str] | None
+    _cancelling: bool
     _context: Context | None
     _found: Found | None
     _scope: BlockScope | None

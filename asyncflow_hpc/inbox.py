@@ -34,7 +34,7 @@ class Inbox:
     def post(self, task: Any, state: str, service_callback: Callable[..., Any] | None = None) -> None:
         """Report a state; the arguments are those of `WorkflowEngine.task_callbacks`."""
         if not self._reports and not self._holding and threading.get_ident() == self._thread:
-            self._take(task, state, service_callback)
+            self._take_one(task, state, service_callback)
             return
         with self._lock:
             self._reports.append((task, state, service_callback))
@@ -60,4 +60,11 @@ class Inbox:
             self._holding = False
             reports, self._reports = self._reports, []
         for report in reports:
-            self._take(*report)
+            self._take_one(*report)
+
+    def _take_one(self, task: Any, state: str, service_callback: Callable[..., Any] | None) -> None:
+        try:
+            self._take(task, state, service_callback)
+        except Exception:
+            # The reports behind it are about other tasks.
+            log.exception("a report of state '%s' cannot be taken: %r", state, task)

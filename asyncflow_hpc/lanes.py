@@ -98,8 +98,10 @@ class Lane:
             done = await self.backend.cancel_task(future.uid)
         except Exception:
             log.exception("cancel of %s failed on backend '%s'", future.uid, self.name)
+            future._cancelling = False
         else:
             if done is False and not future.done():
+                future._cancelling = False
                 log.warning("backend '%s' cannot cancel %s; it goes on", self.name, future.uid)
 
     async def close(self) -> None:

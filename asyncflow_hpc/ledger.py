@@ -86,9 +86,15 @@ class Ledger:
         self._release(future.uid)
 
     def _service_ready(self, future: Any) -> None:
-        # Its dependents may run, while it goes on; where it failed instead, `fail` has seen to them.
-        if not future.cancelled() and future.exception() is None:
+        # Its dependents may run, while it goes on; where it will never be ready, they cannot.
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
             self._release(future.uid)
+            return
+        for uid in self.graph.drop(future.uid):
+            self.fail(self.live[uid], self._dependency_failure(self.live[uid], error))
 
     def _release(self, key: str) -> None:
         if not self.graph.has_dependents(key):

@@ -34,7 +34,7 @@ def _task_failed(task: Any, text: str) -> TaskFailedError:
     stderr = (task.get("stderr") or "")[-STDERR_TAIL:]
     code = task.get("exit_code")
     signal = task.get("signal")
-    cause = FailureCause(task.get("cause") or (FailureCause.SIGNAL if signal else FailureCause.EXIT_CODE))
+    cause = _cause(task.get("cause") or (FailureCause.SIGNAL if signal else FailureCause.EXIT_CODE))
     lines = [f"{task.get('uid')} '{task.get('name')}' failed: {_reason(cause, code, signal)}"]
     lines += [part.strip() for part in (text, stderr) if part.strip()]
     if task.get("sandbox"):
@@ -51,6 +51,13 @@ def _task_failed(task: Any, text: str) -> TaskFailedError:
         native_state=task.get("native_state"),
         native_reason=task.get("native_reason"),
     )
+
+
+def _cause(word: str) -> FailureCause:
+    try:
+        return FailureCause(word)
+    except ValueError:
+        return FailureCause.BACKEND
 
 
 def _reason(cause: FailureCause, code: int | None, signal: int | None) -> str:

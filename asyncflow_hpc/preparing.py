@@ -18,6 +18,7 @@ from .linking import link
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
     from .futures import TaskFuture
+    from .task import Task
 
 __all__ = ["Preparing"]
 
@@ -78,11 +79,20 @@ class Preparing:
             if not future.done():
                 self._engine.handle_task_cancellation(task, future)
             raise
-        except (Exception, SystemExit) as error:
-            self._engine.handle_task_failure(task, future, error)
+        except BaseException as error:
+            self._failed(task, future, error)
         else:
             if not future.done():
                 spec.lane.add(task)
+
+    def _failed(self, description: Task, future: TaskFuture, error: BaseException) -> None:
+        if self._engine.loop.is_closed():
+            # The body is only being thrown away.
+            raise error
+        if not future.done():
+            self._engine.handle_task_failure(description, future, error)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
 
     @staticmethod
     def _set_prompt(future: TaskFuture, value: object) -> None:
@@ -102,7 +112,9 @@ class Preparing:
         if is_async:
             return await func(*args, **kwargs)
         context = contextvars.copy_context()
-        result = await self._engine.loop.run_in_executor(None, functools.partial(context.run, func, *args, **kwargs))
+        result = await self._engine.loop.run_in_executor(
+            None, functools.partial(context.run, _call_sync, func, args, kwargs)
+        )
         return await result if asyncio.iscoroutine(result) else result
 
     async def run_block(
@@ -121,9 +133,8 @@ class Preparing:
                 self._engine.handle_task_cancellation(block, future)
             if self._is_being_cancelled():
                 raise
-        except (Exception, SystemExit) as error:
-            if not future.done():
-                self._engine.handle_task_failure(block, future, error)
+        except BaseException as error:
+            self._failed(block, future, error)
         else:
             if not future.done():
                 self._engine.handle_task_success({"uid": block["uid"], "return_value": result}, future)
@@ -156,6 +167,14 @@ class Preparing:
         for body in bodies:
             body.cancel()
         return bodies
+
+
+def _call_sync(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return func(*args, **kwargs)
+    except StopIteration as error:
+        # No future can carry it.
+        raise RuntimeError(f"{func.__name__} raised {error!r}") from error
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
 
-__all__ = ["guard", "stopped"]
+__all__ = ["forget", "guard", "stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,17 @@ class _Guard:
                 signal.signal(number, self._handle)
         self._engines[engine] = None
 
+    def forget(self, engine: WorkflowEngine) -> None:
+        """Let go of an engine whose loop ended without a shutdown."""
+        if self._engines.pop(engine, self) is None and not self._engines:
+            self._restore()
+
+    def _restore(self) -> None:
+        for number, old in self._old.items():
+            if signal.getsignal(number) == self._handle and threading.current_thread() is threading.main_thread():
+                signal.signal(number, old)
+        self._old = {}
+
     def stopped(self, engine: WorkflowEngine) -> None:
         """Take note that all that an engine ran has ended; before its futures are settled."""
         if engine not in self._engines:
@@ -52,10 +63,7 @@ class _Guard:
         del self._engines[engine]
         if self._engines:
             return
-        for number, old in self._old.items():
-            if signal.getsignal(number) == self._handle and threading.current_thread() is threading.main_thread():
-                signal.signal(number, old)
-        self._old = {}
+        self._restore()
         received, self._number = self._number, None
         if received is not None:
             # A callback of its own comes before the user's code wakes up, and no task has to carry what it raises.
@@ -85,4 +93,5 @@ def _end_by(number: signal.Signals) -> None:
 
 _guard = _Guard()
 guard = _guard.add
+forget = _guard.forget
 stopped = _guard.stopped

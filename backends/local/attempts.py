@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import shlex
 import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncflow_hpc.errors import ConfigurationError, SessionError
 from asyncflow_hpc.states import FailureCause, TaskState
@@ -20,7 +22,7 @@ from ..sandbox import make_sandbox, sandbox_of
 from .functions import died_of_memory
 from .launch import argv_for, environment_for, request_for
 from .output import read_large, read_output
-from .processes import Child, End, kill_marked
+from .processes import MARK, Child, End, kill_marked
 from .slots import Grant
 
 if TYPE_CHECKING:
@@ -28,7 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "CommandAttempt"]
 
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
 WALLTIME_GRACE = 2.0
+# A driver that is out of descriptors gets some back in time.
+_READ_TRIES, _READ_PAUSE = 100, 0.1
 _SERVICE_POLL = 0.05
 
 
@@ -102,7 +110,9 @@ class Attempt(ABC):
     def _environment(self) -> dict[str, str]:
         slots = self.backend.slots
         session = str(self.backend.session.path)
-        return environment_for(self.task, self.description, session, self.sandbox, self.grant, slots.total.gpus > 0)
+        counted = slots.total.gpus > 0
+        made = environment_for(self.task, self.description, session, self.sandbox, self.grant, counted)
+        return {**made, MARK: self.backend.mark}
 
     def _running(self, native_id: str | None) -> None:
         task = self.task
@@ -122,10 +132,11 @@ class Attempt(ABC):
         result = ""
         if description.ready_file is not None:
             path = os.path.join(description.cwd or self.sandbox, description.ready_file)
-            await _until(functools.partial(os.path.exists, path))
-            result = (read_output(path) or "").strip()
+            await self._until(functools.partial(os.path.exists, path))
+            with suppress(OSError):
+                result = (read_output(path) or "").strip()
         if description.ready_port is not None:
-            await _until(functools.partial(_answers, description.ready_port))
+            await self._until(functools.partial(_answers, description.ready_port))
             result = result or f"127.0.0.1:{description.ready_port}"
         self._ready = True
         self.backend.report_ready(self.task, result)
@@ -145,20 +156,59 @@ class Attempt(ABC):
 
     def _settle(self, end: End | None) -> None:
         """Read what it left, and conclude; what takes long is done off the loop."""
-        out, err = (read_output(self._path(ending)) for ending in ("out", "err"))
+        try:
+            out, err = (read_output(self._path(ending)) for ending in ("out", "err"))
+        except OSError:
+            out = err = None
         if self._cause is None and out is not None and err is not None:
             self.task["stdout"], self.task["stderr"] = out, err
-            self._judge(end)
+            self.settled_by(self._judge, end)
         else:
-            self._settling = self._loop.create_task(self._settle_slowly(end, out, err))
+            self._settling = self._loop.create_task(self._settle_slowly(end))
 
-    async def _settle_slowly(self, end: End | None, out: str | None, err: str | None) -> None:
-        if self._cause is not None:
-            # It was ended from outside, so what it had started may have left its group and live on.
-            await asyncio.to_thread(kill_marked, "ASYNCFLOW_SANDBOX", self.sandbox)
-        self.task["stdout"] = await read_large(self._path("out")) if out is None else out
-        self.task["stderr"] = await read_large(self._path("err")) if err is None else err
-        self._judge(end)
+    async def _settle_slowly(self, end: End | None) -> None:
+        try:
+            if self._cause is not None:
+                # It was ended from outside, so what it had started may have left its group and live on.
+                await self._off_the_loop(kill_marked, "ASYNCFLOW_SANDBOX", self.sandbox)
+            for key, ending in (("stdout", "out"), ("stderr", "err")):
+                self.task[key] = await self._read(self._path(ending))  # type: ignore[literal-required]
+        except Exception as error:
+            self._broken(error)
+        else:
+            self.settled_by(self._judge, end)
+
+    async def _read(self, path: str) -> str:
+        for _ in range(_READ_TRIES):
+            try:
+                return await self._off_the_loop(read_large, path)
+            except FileNotFoundError:
+                return ""
+            except OSError as error:
+                if error.errno not in self.backend.try_later:
+                    raise
+                await asyncio.sleep(_READ_PAUSE)
+        return await self._off_the_loop(read_large, path)
+
+    def _off_the_loop(self, function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
+        return self._loop.run_in_executor(self.backend.threads, function, *arguments)
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        # Another program does not tell when it is ready: it can only be asked.
+        while not await self._off_the_loop(ready):  # noqa: ASYNC110
+            await asyncio.sleep(_SERVICE_POLL)
+
+    def settled_by(self, conclude: Callable[..., None], *arguments: Any) -> None:
+        """Conclude, come what may: an attempt that is never reported would hang its future and the shutdown."""
+        try:
+            conclude(*arguments)
+        except Exception as error:
+            self._broken(error)
+
+    def _broken(self, error: Exception) -> None:
+        log.warning("what %s left cannot be read", self.task["uid"], exc_info=error)
+        self.task["exception"] = error
+        self._conclude(TaskState.FAILED, FailureCause.BACKEND)
 
     @abstractmethod
     def _judge(self, end: End | None) -> None: ...
@@ -260,12 +310,6 @@ class CommandAttempt(Attempt):
         """Kill the process group."""
         if self._child is not None:
             self._child.kill()
-
-
-async def _until(ready: Callable[[], bool]) -> None:
-    # Another program does not tell when it is ready: it can only be asked.
-    while not await asyncio.to_thread(ready):  # noqa: ASYNC110
-        await asyncio.sleep(_SERVICE_POLL)
 
 
 def _answers(port: int) -> bool:

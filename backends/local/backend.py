@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import resource
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,7 @@ from .attempts import Attempt, CommandAttempt
 from .call_attempts import FunctionAttempt, ThreadAttempt
 from .functions import FunctionWorkers, memory_kills, remove_captures
 from .launch import request_for, visible_gpus
-from .processes import kill_marked
+from .processes import MARK, kill_marked
 from .slots import Slots
 
 __all__ = ["LocalExecutionBackend"]
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 # Seconds between the request to end and the kill.
 GRACE = 2.0
 SHUTDOWN_GRACE = 1.0
+
+# Seconds until a machine that was full for the moment is asked again.
+_RETRY = 0.1
 
 # Descriptors left to the driver and its user; each running task needs at most two.
 _RESERVED_DESCRIPTORS = 64
@@ -87,6 +91,7 @@ class LocalExecutionBackend(BaseExecutionBackend):
         self._waiting: dict[str, Attempt] = {}
         self._sessions: set[Path] = set()
         self._closed = False
+        self._shutting: asyncio.Task[None] | None = None
         self._starting = False
         self._warned = False
 
@@ -94,7 +99,10 @@ class LocalExecutionBackend(BaseExecutionBackend):
         """Get ready for tasks."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(1, (soft - _RESERVED_DESCRIPTORS) // 2)
-        self.workers = FunctionWorkers()
+        self.mark = uuid.uuid4().hex
+        self.workers = FunctionWorkers(self.mark)
+        # Not the loop's own threads: the script's functions may fill those.
+        self.threads = ThreadPoolExecutor(2, thread_name_prefix="asyncflow-local")
         self._all_ended = asyncio.Event()
         self._all_ended.set()
         self.null = os.open(os.devnull, os.O_RDWR)
@@ -149,12 +157,12 @@ class LocalExecutionBackend(BaseExecutionBackend):
         )
 
     def _start_waiting(self) -> None:
-        if self._starting:
+        if self._starting or self._closed:
             # An attempt that fails to start frees its slots here: the loop below goes on with them.
             return
         self._starting = True
         try:
-            while len(self._attempts) < self._most and (taken := self.slots.take()) is not None:
+            while self.slots.granted < self._most and (taken := self.slots.take()) is not None:
                 uid, grant = taken
                 attempt = self._waiting.pop(uid)
                 attempt.grant = grant
@@ -185,9 +193,8 @@ class LocalExecutionBackend(BaseExecutionBackend):
             attempt.check_port()
             attempt.start()
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in self.try_later and len(self._attempts) > 1:
-                # The end of any other makes room, and starts this one.
-                log.debug("no room to start %s now: %s", uid, error)
+            if isinstance(error, OSError) and error.errno in self.try_later and attempt.holds_slots:
+                log.warning("no room to start %s now: %s", uid, error)
                 self._put_back(attempt)
                 return False
             attempt.task["exception"] = error
@@ -201,6 +208,8 @@ class LocalExecutionBackend(BaseExecutionBackend):
         self.slots.release(uid)
         self.slots.put(uid, attempt.request, first=True)
         self._waiting[uid] = attempt
+        # The end of any other starts it too; but there may be none.
+        asyncio.get_running_loop().call_later(_RETRY, self._start_waiting)
 
     def free(self, attempt: Attempt) -> None:
         """Take back the slots of an attempt whose processes have ended, and start what waited for them.
@@ -220,6 +229,7 @@ class LocalExecutionBackend(BaseExecutionBackend):
             self.task_state_cb(attempt.task, state)
             if not self._attempts:
                 self._all_ended.set()
+            self._start_waiting()
 
     def report_ready(self, task: Task, result: str) -> None:
         """Report that a service is ready; its future gets the result."""
@@ -255,10 +265,14 @@ class LocalExecutionBackend(BaseExecutionBackend):
 
     async def shutdown(self) -> None:
         """End all tasks, with their descendants; what waits is cancelled."""
-        if self._closed or not self._started:
+        if self._shutting is None:
             self._closed = True
+            self._shutting = asyncio.get_running_loop().create_task(self._shut())
+        await asyncio.shield(self._shutting)
+
+    async def _shut(self) -> None:
+        if not self._started:
             return
-        self._closed = True
         waiting, self._waiting = self._waiting, {}
         for attempt in waiting.values():
             self.slots.remove(attempt.task["uid"])
@@ -268,14 +282,17 @@ class LocalExecutionBackend(BaseExecutionBackend):
                 attempt.end(FailureCause.CANCELLED, SHUTDOWN_GRACE)
             await self._all_ended.wait()
             await self.workers.close(SHUTDOWN_GRACE)
+            if self._sessions:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self.threads, kill_marked, MARK, self.mark)
             for session in self._sessions:
-                remove_captures(str(session))
-                await asyncio.to_thread(kill_marked, "ASYNCFLOW_SESSION", str(session))
+                remove_captures(str(session), self.mark)
         finally:
             self.abandon()
             if self.executor is not None:
                 # Its threads cannot be stopped; waiting for them here would hold up the loop.
                 self.executor.shutdown(wait=False, cancel_futures=True)
+            self.threads.shutdown(wait=False, cancel_futures=True)
             os.close(self.null)
 
     def abandon(self) -> None:

@@ -38,6 +38,7 @@ class FunctionAttempt(Attempt):
             "function": data,
             "arguments": dump_arguments(name, task["args"], task["kwargs"]),
             "session": str(self.backend.session.path),
+            "mark": self.backend.mark,
             "sandbox": self.sandbox,
             "cwd": self.description.cwd,
             "environment": self._environment(),
@@ -62,7 +63,7 @@ class FunctionAttempt(Attempt):
         self._answer = answer
         self.task["max_rss"], self.task["cpu_time"] = answer["max_rss"], answer["cpu_time"]
         if "result" in answer and self._cause is None and not self.task.get("capture_stdio"):
-            self._judge(None)
+            self.settled_by(self._judge, None)
         else:
             self._settle(None)
 
@@ -70,7 +71,7 @@ class FunctionAttempt(Attempt):
         session, pid = str(self.backend.session.path), int(self.task["native_id"] or 0)
         for ending in ("out", "err"):
             try:
-                os.rename(capture_path(session, pid, ending), self._path(ending))
+                os.rename(capture_path(session, self.backend.mark, pid, ending), self._path(ending))
             except OSError as error:
                 log.debug("no output of the worker that ran %s: %s", self.task["uid"], error)
 
@@ -89,9 +90,14 @@ class FunctionAttempt(Attempt):
             self._take_failure(self._answer)
 
     def _take_result(self, data: bytes) -> None:
+        if self._cause is not None:
+            # It answered in the grace between the request to end and the kill.
+            cancelled = self._cause is FailureCause.CANCELLED
+            self._conclude(TaskState.CANCELED if cancelled else TaskState.FAILED, self._cause)
+            return
         try:
             self.task["return_value"] = pickle.loads(data)
-        except Exception as error:
+        except BaseException as error:
             self._fail(SerializationError(f"the result of task '{self.task['name']}' cannot be unpickled: {error!r}"))
             return
         self.task["exit_code"] = 0
@@ -112,7 +118,8 @@ class FunctionAttempt(Attempt):
         else:
             error: Any = answer["text"]
             if "exception" in answer:
-                error = pickle.loads(answer["exception"])
+                error = _loaded(answer["exception"]) or error
+            if isinstance(error, BaseException):
                 error.__cause__ = RemoteTraceback(answer["traceback"])
             self._fail(error, FailureCause.MEMORY if "memory" in answer else FailureCause.EXIT_CODE)
 
@@ -144,9 +151,13 @@ class ThreadAttempt(Attempt):
         self._running(None)
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
-        if self._cause is not None or future.cancelled():
+        if self._cause is not None:
             return
         self._over = True
+        if future.cancelled():
+            self.task["exception"] = "the executor was shut down before the function ran"
+            self._conclude(TaskState.FAILED, FailureCause.BACKEND)
+            return
         error = future.exception()
         if error is None:
             self.task["return_value"] = future.result()
@@ -168,3 +179,13 @@ class ThreadAttempt(Attempt):
 
     def kill(self) -> None:
         """Do nothing: a thread cannot be killed."""
+
+
+def _loaded(data: bytes) -> Exception | None:
+    try:
+        error = pickle.loads(data)
+    except BaseException as failure:
+        # Its class may differ here from what it is in the worker; the text says what the object cannot.
+        log.debug("an exception cannot be unpickled: %r", failure)
+        return None
+    return error if isinstance(error, Exception) else None

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .processes import Child, End
+from .processes import MARK, Child, End
 from .worker import HEADER, capture_path
 
 __all__ = ["Call", "FunctionWorkers", "died_of_memory", "memory_kills", "remove_captures"]
@@ -46,7 +47,8 @@ class FunctionWorkers:
     than there should be workers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
         self._idle: deque[_Worker] = deque()
         self._busy: dict[str, _Worker] = {}
         self._all: set[_Worker] = set()
@@ -67,7 +69,7 @@ class FunctionWorkers:
         call.on_start(worker.pid)
 
     def _start(self) -> _Worker:
-        worker = _Worker(self._free, self._lost)
+        worker = _Worker(self._mark, self._free, self._lost)
         self._all.add(worker)
         self._gone.clear()
         return worker
@@ -108,7 +110,7 @@ class _Worker:
     """One worker process and the socket to it."""
 
     def __init__(
-        self, on_free: Callable[[_Worker, Call], None], on_lost: Callable[[_Worker, Call | None], None]
+        self, mark: str, on_free: Callable[[_Worker, Call], None], on_lost: Callable[[_Worker, Call | None], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_free = on_free
@@ -125,7 +127,8 @@ class _Worker:
                 _command(theirs.fileno()),
                 self._ended,
                 cwd="/",
-                env=os.environb,
+                # What a function forks keeps this environment, and is found by it.
+                env={**os.environb, MARK.encode(): mark.encode()},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
@@ -143,8 +146,6 @@ class _Worker:
         number = message["number"]
         if number in self._has:
             message = {**message, "function": None}
-        elif number:
-            self._has.add(number)
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         if not self._send(memoryview(HEADER.pack(len(data)) + data)):
             self.dead = True
@@ -162,6 +163,8 @@ class _Worker:
         if sent < len(data):
             self._unsent = data[sent:]
             self._loop.add_writer(self._socket, self._writable)
+        else:
+            self._unsent = memoryview(b"")
         return True
 
     def _writable(self) -> None:
@@ -185,12 +188,20 @@ class _Worker:
         (size,) = HEADER.unpack_from(self._received)
         if len(self._received) < HEADER.size + size:
             return
-        answer = pickle.loads(memoryview(self._received)[HEADER.size :])
+        answer = pickle.loads(memoryview(self._received)[HEADER.size : HEADER.size + size])
+        whole = len(self._received) == HEADER.size + size
         self._received = bytearray()
+        if self.call is None or answer["uid"] != self.call.uid or not whole:
+            # Somebody else writes on this socket; whatever it says, it is no answer.
+            self.dead = True
+            self._child.kill()
+            return
+        self.dead = self.dead or answer["retire"]
+        if answer["kept"]:
+            self._has.add(self.call.message["number"])
         call, self.call = self.call, None
-        if call is not None:
-            self._on_free(self, call)
-            call.on_answer(answer)
+        self._on_free(self, call)
+        call.on_answer(answer)
 
     def _ended(self, end: End) -> None:
         self.dead = True
@@ -225,10 +236,13 @@ def _command(descriptor: int) -> list[str]:
     return [sys.executable, "-c", start]
 
 
-def remove_captures(session: str) -> None:
+def remove_captures(session: str, mark: str) -> None:
     """Remove the files in which workers that have ended kept the output of their calls."""
-    directory = os.path.dirname(capture_path(session, 0, "out"))
-    shutil.rmtree(directory, ignore_errors=True)
+    directory = Path(capture_path(session, mark, 0, "out")).parent
+    for path in directory.glob(f"{mark}.*"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def died_of_memory(end: End, kills_before: int) -> bool:

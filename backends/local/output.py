@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import os
+import stat
 
-__all__ = ["LIMIT", "read_output"]
+__all__ = ["LIMIT", "read_large", "read_output"]
 
 # Bytes that are handed back; what is more stays in the file.
 LIMIT = 64 * 1024 * 1024
@@ -14,26 +15,39 @@ LIMIT = 64 * 1024 * 1024
 _INLINE = 1024 * 1024
 
 
-async def read_large(path: str) -> str:
-    """Read a large file without holding up the loop."""
-    return await asyncio.to_thread(_read, path)
-
-
 def read_output(path: str) -> str | None:
-    """Read a small file; None if it is so large that `read_large` should do it."""
+    """Read a small file.
+
+    Returns:
+        Its text, "" where there is none, or None if it is so large that `read_large` should do it off the loop.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
     try:
-        with open(path, "rb", buffering=0) as stream:
-            data = stream.read(_INLINE + 1)
+        descriptor = _open(path)
     except FileNotFoundError:
         return ""
+    with open(descriptor, "rb", buffering=0) as stream:
+        data = stream.read(_INLINE + 1)
     return None if len(data) > _INLINE else data.decode(errors="replace")
 
 
-def _read(path: str) -> str:
-    with open(path, "rb") as stream:
+def read_large(path: str) -> str:
+    """Read a file of any size, up to the limit."""
+    with open(_open(path), "rb") as stream:
         data = stream.read(LIMIT)
         size = os.fstat(stream.fileno()).st_size
     text = data.decode(errors="replace")
     if size > LIMIT:
         text += f"\n[asyncflow_hpc: cut after {LIMIT} of {size} bytes; all of it is in {path}]\n"
     return text
+
+
+def _open(path: str) -> int:
+    # A task may have put anything there; a pipe would hold up the driver.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no file any more", path)
+    return descriptor

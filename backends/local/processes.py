@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -15,9 +16,12 @@ from dataclasses import dataclass
 
 import psutil
 
-__all__ = ["Child", "End", "kill_marked"]
+__all__ = ["MARK", "Child", "End", "kill_marked"]
 
 log = logging.getLogger(__name__)
+
+# Every process of a backend has this variable, with a value of that backend's own.
+MARK = "ASYNCFLOW_BACKEND"
 
 # Seconds that killed processes may take to be gone, and between two looks at them.
 _DYING, _POLL = 2.0, 0.005
@@ -82,7 +86,13 @@ class Child:
             umask=0o077,
         )
         self.pid = self._popen.pid
-        self._watch()
+        try:
+            self._watch()
+        except BaseException as error:
+            # Nobody would learn of its end, so it must not run.
+            self._signal_group(signal.SIGKILL)
+            self._popen.wait()
+            raise OSError(errno.EAGAIN, f"the end of a process cannot be watched: {error}") from error
 
     def _watch(self) -> None:
         try:

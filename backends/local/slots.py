@@ -50,6 +50,11 @@ class Slots:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def granted(self) -> int:
+        """How many tasks run."""
+        return len(self._granted)
+
     def lacking(self, request: Request) -> str | None:
         """Say what the whole machine has too little of for a request, or None if it fits."""
         for name, wanted, there in zip(Request._fields, request, self.total, strict=True):

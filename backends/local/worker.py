@@ -8,12 +8,13 @@ import inspect
 import os
 import pickle
 import resource
+import signal
 import socket
 import struct
 import sys
 import traceback
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from ..pickling import dump_value
 
@@ -22,12 +23,15 @@ __all__ = ["HEADER", "capture_path", "serve"]
 # Length of a message in bytes; the pickled message follows.
 HEADER = struct.Struct("!Q")
 
+# Seconds that tasks left behind by an async function may take to end.
+_LEFTOVERS = 1.0
+
 _STREAMS = ((1, "out"), (2, "err"))
 
 
-def capture_path(session: str, pid: int, ending: str) -> str:
-    """Say where a worker keeps what its present call prints."""
-    return f"{session}/.asyncflow/worker.{pid}.{ending}"
+def capture_path(session: str, mark: str, pid: int, ending: str) -> str:
+    """Say where a worker of the backend with that mark keeps what its present call prints."""
+    return f"{session}/.asyncflow/{mark}.{pid}.{ending}"
 
 
 def serve(descriptor: int) -> None:
@@ -41,11 +45,15 @@ def serve(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     calls = connection.makefile("rb")
     while (call := _read(calls)) is not None:
-        message = pickle.dumps(_run(call, place, functions, runner), pickle.HIGHEST_PROTOCOL)
+        answer = _run(call, place, functions, runner)
+        answer |= {"uid": call["uid"], "kept": call["number"] in functions, "retire": place.spoiled or runner.stuck}
+        message = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
         try:
             connection.sendall(HEADER.pack(len(message)) + message)
         except OSError:
             # The driver is gone, and nobody is left to tell.
+            return
+        if answer["retire"]:
             return
 
 
@@ -77,12 +85,24 @@ def _attempt(
     except OSError as error:
         return {"sandbox_error": f"sandbox {call['sandbox']} cannot be used: {error.strerror}"}
     answer = _answer(call, functions, runner)
+    if os.getpid() != place.pid:
+        # The function forked, and this is the child come back: the next call is not its to run.
+        _end_child(answer)
     try:
         place.leave(call)
     except (OSError, ValueError) as error:
+        place.spoiled = True
         # What was printed belongs to the result: where it cannot be kept, the call has failed.
         return answer if "result" not in answer else _failed(error)
     return answer
+
+
+def _end_child(answer: dict[str, Any]) -> NoReturn:
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(answer.get("exit", 0 if "result" in answer else 1))
 
 
 def _answer(call: dict[str, Any], functions: dict[int, Callable[..., Any]], runner: _Runner) -> dict[str, Any]:
@@ -123,7 +143,10 @@ def _failed(error: BaseException) -> dict[str, Any]:
     while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, asyncio.runners.__file__):
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace))
-    answer: dict[str, Any] = {"traceback": text, "text": f"{type(error).__name__}: {error}"}
+    answer: dict[str, Any] = {
+        "traceback": text,
+        "text": traceback.format_exception_only(type(error), error)[-1].strip(),
+    }
     if isinstance(error, MemoryError):
         answer["memory"] = True
     if isinstance(error, Exception):
@@ -145,6 +168,10 @@ class _Place:
     """
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.spoiled = False
+        self._streams = (sys.stdout, sys.stderr)
+        self._opened: dict[int, tuple[int, int]] = {}
         self._captures: dict[int, str] = {}
         self._session = ""
         self._environment: dict[str, str] = {}
@@ -158,10 +185,10 @@ class _Place:
         """
         if call["session"] != self._session:
             self._session = call["session"]
-            directory = os.path.dirname(capture_path(self._session, os.getpid(), "out"))
-            os.makedirs(directory, mode=0o700, exist_ok=True)
             for descriptor, ending in _STREAMS:
-                self._captures[descriptor] = capture_path(self._session, os.getpid(), ending)
+                path = capture_path(self._session, call["mark"], self.pid, ending)
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                self._captures[descriptor] = path
                 self._open(descriptor)
         os.mkdir(call["sandbox"], 0o700)
         os.chdir(call["cwd"] or call["sandbox"])
@@ -171,6 +198,12 @@ class _Place:
         opened = os.open(self._captures[descriptor], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
+        self._opened[descriptor] = self._identity(descriptor)
+
+    @staticmethod
+    def _identity(descriptor: int) -> tuple[int, int]:
+        found = os.fstat(descriptor)
+        return found.st_dev, found.st_ino
 
     def _set_environment(self, environment: dict[str, str]) -> None:
         for name in self._environment.keys() - environment.keys():
@@ -192,8 +225,14 @@ class _Place:
         Raises:
             OSError: it could not be written.
         """
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # What a function has bent here would hit the next one, so the worker goes.
+        self.spoiled = (
+            (sys.stdout, sys.stderr) != self._streams
+            or signal.getitimer(signal.ITIMER_REAL)[0] > 0
+            or any(self._identity(descriptor) != self._opened[descriptor] for descriptor, _ in _STREAMS)
+        )
+        for stream in self._streams:
+            stream.flush()
         for descriptor, ending in _STREAMS:
             if os.fstat(descriptor).st_size:
                 os.rename(self._captures[descriptor], f"{call['sandbox']}/{call['uid']}.{ending}")
@@ -204,6 +243,7 @@ class _Runner:
     """Calls functions, async ones on a loop that is kept from call to call."""
 
     def __init__(self) -> None:
+        self.stuck = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def call(
@@ -220,10 +260,10 @@ class _Runner:
         finally:
             self._end_leftovers(self._loop)
 
-    @staticmethod
-    def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:
+    def _end_leftovers(self, loop: asyncio.AbstractEventLoop) -> None:
         leftovers = asyncio.all_tasks(loop)
         for task in leftovers:
             task.cancel()
         if leftovers:
-            loop.run_until_complete(asyncio.gather(*leftovers, return_exceptions=True))
+            _, pending = loop.run_until_complete(asyncio.wait(leftovers, timeout=_LEFTOVERS))
+            self.stuck = bool(pending)
