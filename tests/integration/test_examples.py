@@ -199,7 +199,7 @@ def test_digits_without_its_packages(tmp_path: Path, module: str) -> None:
     assert done.returncode == 2, done.stderr
     assert module in done.stderr
     assert "scripts/quickstart" in done.stderr
-    assert "pip install 'asyncflow-hpc[examples]'" in done.stderr
+    assert "pip install '.[examples]'" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
