@@ -21,7 +21,7 @@ __all__ = ["MARK", "Child", "End", "kill_marked"]
 log = logging.getLogger(__name__)
 
 # Every process of a backend has this variable, with a value of that backend's own.
-MARK = "ASYNCFLOW_BACKEND"
+MARK = "ASYNCFLOW_MARK"
 
 # Seconds that killed processes may take to be gone, and between two looks at them.
 _DYING, _POLL = 2.0, 0.005

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,24 @@ async def test_environment(flow: WorkflowEngine, monkeypatch: pytest.MonkeyPatch
     text = 'printf "%s|" "$A" "$B" "$C" "$OF_THE_DRIVER"'
     seen = await shell(flow)(text, task_description={"environment": values})
     assert seen == "1  2 $HOME `x` \"'||7|there|"
+
+
+async def test_a_workflow_within_a_task(flow: WorkflowEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASYNCFLOW_BACKEND", raising=False)
+    script = """
+import asyncio
+from asyncflow_hpc import WorkflowEngine
+
+async def main():
+    async with WorkflowEngine.create() as flow:
+        @flow.function_task
+        async def square(x):
+            return x * x
+        print(flow.backend.name, await square(7))
+
+asyncio.run(main())
+"""
+    assert await shell(flow)([sys.executable, "-c", script]) == "local 49\n"
 
 
 async def test_cwd(flow: WorkflowEngine, root: Path) -> None:
