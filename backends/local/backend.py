@@ -229,7 +229,6 @@ class LocalExecutionBackend(BaseExecutionBackend):
             self.task_state_cb(attempt.task, state)
             if not self._attempts:
                 self._all_ended.set()
-            self._start_waiting()
 
     def report_ready(self, task: Task, result: str) -> None:
         """Report that a service is ready; its future gets the result."""

@@ -341,3 +341,15 @@ def test_an_engine_of_an_ended_loop_does_not_stand_in_the_way(root: Path) -> Non
 
     asyncio.run(closes_both())
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+async def test_room_for_one_descriptor_pair(root: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    backend = LocalExecutionBackend(cores=4)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (67, hard))
+    try:
+        await backend
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    async with WorkflowEngine.create(backend=backend, work_dir=root) as flow:
+        assert await asyncio.gather(*(shell(flow)("echo x") for _ in range(5))) == ["x\n"] * 5
