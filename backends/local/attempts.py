@@ -156,11 +156,11 @@ class Attempt(ABC):
 
     def _settle(self, end: End | None) -> None:
         """Read what it left, and conclude; what takes long is done off the loop."""
-        try:
-            out, err = (read_output(self._path(ending)) for ending in ("out", "err"))
-        except OSError:
-            out = err = None
-        if self._cause is None and out is not None and err is not None:
+        out = err = None
+        if self._cause is None:
+            with suppress(OSError):
+                out, err = (read_output(self._path(ending)) for ending in ("out", "err"))
+        if out is not None and err is not None:
             self.task["stdout"], self.task["stderr"] = out, err
             self.settled_by(self._judge, end)
         else:
@@ -209,6 +209,11 @@ class Attempt(ABC):
         log.warning("what %s left cannot be read", self.task["uid"], exc_info=error)
         self.task["exception"] = error
         self._conclude(TaskState.FAILED, FailureCause.BACKEND)
+
+    def _conclude_cut_short(self) -> None:
+        """Report the end of one that was ended from outside."""
+        cancelled = self._cause is FailureCause.CANCELLED
+        self._conclude(TaskState.CANCELED if cancelled else TaskState.FAILED, self._cause)
 
     @abstractmethod
     def _judge(self, end: End | None) -> None: ...

@@ -157,8 +157,8 @@ class LocalExecutionBackend(BaseExecutionBackend):
         )
 
     def _start_waiting(self) -> None:
+        # An attempt that fails to start frees its slots in the loop below, which then goes on with them itself.
         if self._starting or self._closed:
-            # An attempt that fails to start frees its slots here: the loop below goes on with them.
             return
         self._starting = True
         try:

@@ -92,8 +92,7 @@ class FunctionAttempt(Attempt):
     def _take_result(self, data: bytes) -> None:
         if self._cause is not None:
             # It answered in the grace between the request to end and the kill.
-            cancelled = self._cause is FailureCause.CANCELLED
-            self._conclude(TaskState.CANCELED if cancelled else TaskState.FAILED, self._cause)
+            self._conclude_cut_short()
             return
         try:
             self.task["return_value"] = pickle.loads(data)
@@ -174,8 +173,7 @@ class ThreadAttempt(Attempt):
     def _terminate(self, grace: float) -> None:
         if self._future is not None and not self._future.cancel():
             log.warning("%s runs in a thread, which cannot be stopped; its result will be dropped", self.task["uid"])
-        cancelled = self._cause is FailureCause.CANCELLED
-        self._conclude(TaskState.CANCELED if cancelled else TaskState.FAILED, self._cause)
+        self._conclude_cut_short()
 
     def kill(self) -> None:
         """Do nothing: a thread cannot be killed."""
