@@ -90,6 +90,8 @@ class _Seen:
                 futures = True
             elif isinstance(value, InputFile):
                 self.inputs.append(value)
+                if value.task is not None:
+                    self.futures[value.task] = None
             elif isinstance(value, OutputFile):
                 self.outputs.append(value)
             elif id(value) not in containers:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from .data import InputFile
 from .states import TaskStatesMap
 from .task import Task, TaskDescription
 
@@ -159,8 +160,18 @@ class BaseExecutionBackend(ABC):
         dst_task: Task | None = None,
         file_name: str | None = None,
         file_path: str | None = None,
+        *,
+        item: InputFile | None = None,
     ) -> Any:
-        """Let one file, of a task or from a path, appear in the sandbox of a task."""
+        """Let one file, of a task or from a path, appear in the sandbox of a task.
+
+        Args:
+            src_task: whose output it is; None for a path.
+            dst_task: that gets it.
+            file_name: of the output, relative to the sandbox of `src_task`.
+            file_path: path or URL, where `src_task` is None.
+            item: how it was declared; None under an engine that says no more than the above.
+        """
         return None
 
     async def reattach(self, tasks: Sequence[Task]) -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from .arguments import Found, scan
 from .blocks import BlockScope, current_scope
 from .components import BLOCK, FUNCTION, NO_FILES, Spec
+from .data import check_files
 from .errors import CycleError, DescriptionTypeError, EngineClosedError
 from .futures import ServiceFuture, TaskFuture
+from .linking import check_producers
 
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
@@ -69,7 +71,7 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
         args, kwargs: of the call; `task_description` and `workflow_id` are taken out.
 
     Raises:
-        TaskDescriptionError, UnsupportedTaskError, CycleError: nothing was submitted.
+        TaskDescriptionError, UnsupportedTaskError, CycleError, StagingError: nothing was submitted.
     """
     engine, kind = spec.engine, spec.kind
     task = spec.template.copy()
@@ -81,6 +83,10 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
     if args or kwargs:
         found = scan(args, kwargs)
     task["metadata"] = _metadata(found)
+    if found is not None and kind != BLOCK and (found.inputs or found.outputs):
+        check_files(spec.name, found.inputs, found.outputs)
+        check_producers(spec.name, found)
+        task["outputs"] = found.outputs
     scope = current_scope.get()
     if scope is not None:
         if scope.future.cancelled():
@@ -136,7 +142,7 @@ def _metadata(found: Found | None) -> Any:
     return {
         # Names only: a task's own dict would keep the results of all before it alive.
         "dependencies": [future.brief for future in found.futures],
-        "input_files": [item.filename if item.other_task_file else str(item.filepath) for item in found.inputs],
+        "input_files": [item.other_task_file or item.remote_url or str(item.filepath) for item in found.inputs],
         "output_files": [item.filename for item in found.outputs],
     }
 

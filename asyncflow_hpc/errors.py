@@ -12,6 +12,8 @@ AsyncFlowError
  +-- CycleError                 (ValueError)           a component would wait for itself
  +-- UnsupportedTaskError       (NotImplementedError)  the backend cannot run such a task
  +-- SerializationError         (TypeError)            an argument or a result that cannot be pickled
+ +-- StagingError               (ValueError)           a file that cannot be staged
+ |    +-- StagingConflictError                         two files that would land on one name
  +-- SubmitError                (RuntimeError)         a backend did not take a task
  +-- TaskFailedError            (RuntimeError)         a task ran and failed
  +-- DependencyFailureError     (RuntimeError)         a task could not run because one it needs failed
@@ -38,6 +40,8 @@ __all__ = [
     "RemoteTraceback",
     "SerializationError",
     "SessionError",
+    "StagingConflictError",
+    "StagingError",
     "SubmitError",
     "TaskDescriptionError",
     "TaskFailedError",
@@ -97,6 +101,14 @@ class UnsupportedTaskError(AsyncFlowError, NotImplementedError):
 
 class SerializationError(AsyncFlowError, TypeError):
     """A function, argument or result cannot be pickled."""
+
+
+class StagingError(AsyncFlowError, ValueError):
+    """A file cannot be staged: it is missing, or its name leaves the sandbox."""
+
+
+class StagingConflictError(StagingError):
+    """Two files would land on one name."""
 
 
 class SubmitError(AsyncFlowError, RuntimeError):

@@ -44,7 +44,7 @@ class Preparing:
                 task["kwargs"] = {name: substitute(value, nested) for name, value in task["kwargs"].items()}
             if future._spec.kind != BLOCK:
                 sources = [source.task for source in found.futures if source._spec.kind != BLOCK]
-                link(future._spec.lane, sources, task, self._engine.implicit_data)
+                link(future._spec.lane, sources, task, found.inputs, self._engine.implicit_data)
         except Exception as error:
             self._engine.handle_task_failure(task, future, error)
             return False

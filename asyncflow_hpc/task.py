@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict
 
+from .data import OutputFile
 from .errors import DescriptionTypeError, TaskDescriptionError, nearest
 from .units import parse_memory, parse_walltime
 
@@ -45,6 +46,8 @@ class Task(TypedDict, total=False):
     description: TaskDescription
     context: Any
     metadata: Metadata
+    outputs: Sequence[OutputFile]
+    staging: Any
     state: str
     return_value: Any
     stdout: str | None
