@@ -1,0 +1,47 @@
+"""The part of a backend that an engine tells of data dependencies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncflow_hpc.backend import BaseExecutionBackend
+from asyncflow_hpc.data import InputFile
+from asyncflow_hpc.task import Task
+
+from .plan import Wishes, source_of
+
+__all__ = ["StagesFiles"]
+
+
+class StagesFiles(BaseExecutionBackend):
+    """A backend that stages files; what is announced waits in the task's dict until it is submitted."""
+
+    def link_implicit_data_deps(self, src_task: Task, dst_task: Task) -> Any:
+        """Let all files that one task leaves appear in the sandbox of another."""
+        source = source_of(src_task)
+        _wishes(dst_task).tasks[source.sandbox or source.uid] = source
+        return {"source": source.sandbox, "target": dst_task["uid"]}
+
+    def link_explicit_data_deps(
+        self,
+        src_task: Task | None = None,
+        dst_task: Task | None = None,
+        file_name: str | None = None,
+        file_path: str | None = None,
+        *,
+        item: InputFile | None = None,
+    ) -> Any:
+        """Let one file, of a task or from a path, appear in the sandbox of a task."""
+        assert dst_task is not None
+        source = None if src_task is None else source_of(src_task)
+        path = file_name if source is not None else file_path or file_name
+        _wishes(dst_task).files.append((path, source, item))
+        return {"source": path, "target": item.filename if item is not None else file_name}
+
+
+def _wishes(task: Task) -> Wishes:
+    wishes = task.get("staging")
+    if wishes is None:
+        wishes = task["staging"] = Wishes()
+    assert isinstance(wishes, Wishes)
+    return wishes
