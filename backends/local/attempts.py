@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import os
-import shlex
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -14,21 +13,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asyncflow_hpc.errors import ConfigurationError, SessionError
+from asyncflow_hpc.errors import ConfigurationError
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
-from ..sandbox import make_sandbox, sandbox_of
+from ..sandbox import sandbox_of
+from ..staging.apply import missing
+from ..staging.plan import make_plan
+from ..verdict import missing_text
 from .functions import died_of_memory
-from .launch import argv_for, environment_for, request_for
+from .launch import environment_for, request_for
 from .output import read_large, read_output
-from .processes import MARK, Child, End, kill_marked
+from .processes import MARK, End, kill_marked
 from .slots import Grant
 
 if TYPE_CHECKING:
     from .backend import LocalExecutionBackend
 
-__all__ = ["Attempt", "CommandAttempt"]
+__all__ = ["Attempt"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Attempt(ABC):
         needs_slots, holds_slots: it counts against the machine's cores; it does so now.
         request: what it needs of them.
         sandbox: directory in which it runs.
+        plan: the files that it gets and leaves.
         grant: what it was given, once it may run.
     """
 
@@ -59,7 +62,9 @@ class Attempt(ABC):
         self.description = description
         self.request = request_for(description)
         self.grant = Grant(self.request)
-        self.sandbox = sandbox_of(str(backend.session.path), task["uid"])
+        session = str(backend.session.path)
+        self.sandbox = sandbox_of(session, task["uid"])
+        self.plan = make_plan(task, session, _device_of)
         self._loop = asyncio.get_running_loop()
         self._cause: FailureCause | None = None
         self._walltime: asyncio.TimerHandle | None = None
@@ -235,86 +240,11 @@ class Attempt(ABC):
 
     def _judge_outputs(self, ran_in: str) -> tuple[TaskState, FailureCause | None]:
         directory = self.description.cwd or ran_in
-        promised = self.task.get("metadata", {}).get("output_files", ())
-        missing = [name for name in promised if not os.path.lexists(os.path.join(directory, name))]
-        if not missing:
+        names = missing(self.plan.promised, directory)
+        if not names:
             return TaskState.DONE, None
-        self.task["exception"] = f"it ended well, but did not write {', '.join(missing)} in {directory}"
+        self.task["exception"] = missing_text(names, directory)
         return TaskState.FAILED, FailureCause.MISSING_OUTPUT
-
-
-class CommandAttempt(Attempt):
-    """An executable task: a process in a sandbox."""
-
-    _child: Child | None = None
-    _made = False
-
-    def start(self) -> None:
-        """Make the sandbox and start the process."""
-        if not self._made:
-            make_sandbox(self.sandbox)
-            self._made = True
-        self.task["sandbox"] = self.sandbox
-        out = self._open("out")
-        try:
-            err = self._open("err")
-            try:
-                self._child = self._spawn(out, err)
-            finally:
-                os.close(err)
-        finally:
-            os.close(out)
-        self._running(str(self._child.pid))
-
-    def _open(self, ending: str) -> int:
-        try:
-            return os.open(self._path(ending), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        except OSError as error:
-            if error.errno in self.backend.try_later:
-                raise
-            raise SessionError(f"{self._path(ending)} cannot be made: {error.strerror}") from error
-
-    def _spawn(self, out: int, err: int) -> Child:
-        argv = argv_for(self.task, self.description)
-        cwd = self.description.cwd or self.sandbox
-        start = functools.partial(
-            Child,
-            on_end=self._ended,
-            cwd=cwd,
-            env={**os.environb, **{os.fsencode(k): os.fsencode(v) for k, v in self._environment().items()}},
-            stdin=self.backend.null,
-            stdout=out,
-            stderr=err,
-        )
-        self._kills_before = self.backend.kills_before
-        try:
-            return start(argv)
-        except OSError as error:
-            if not os.path.isdir(cwd):
-                raise SessionError(f"directory {cwd} of {self.task['uid']} is not there: {error.strerror}") from error
-            if error.errno in self.backend.try_later:
-                raise
-            # sh says in its own words, and with its exit codes 126 and 127, why a program does not start.
-            return start(["/bin/sh", "-c", shlex.join(argv)])
-
-    def _ended(self, end: End) -> None:
-        self._over = True
-        self.backend.free(self)
-        self.task["max_rss"], self.task["cpu_time"] = end.max_rss, end.cpu_time
-        self._settle(end)
-
-    def _judge(self, end: End | None) -> None:
-        assert end is not None
-        self._conclude(*self._judge_end(end, self._kills_before))
-
-    def _terminate(self, grace: float) -> None:
-        if self._child is not None:
-            self._child.terminate(grace)
-
-    def kill(self) -> None:
-        """Kill the process group."""
-        if self._child is not None:
-            self._child.kill()
 
 
 def _answers(port: int) -> bool:
@@ -323,3 +253,7 @@ def _answers(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def _device_of(directory: str) -> int:
+    return os.stat(directory).st_dev

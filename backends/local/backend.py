@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from asyncflow_hpc.backend import BackendCapabilities, BaseExecutionBackend
+from asyncflow_hpc.backend import BackendCapabilities
 from asyncflow_hpc.errors import ConfigurationError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription, describe
@@ -21,11 +21,14 @@ from asyncflow_hpc.units import parse_memory
 
 from ..pickling import FunctionPickles
 from ..sandbox import make_session
-from .attempts import Attempt, CommandAttempt
+from ..staging import StagesFiles
+from .attempts import Attempt
 from .call_attempts import FunctionAttempt, ThreadAttempt
+from .command_attempts import CommandAttempt
 from .functions import FunctionWorkers, memory_kills, remove_captures
 from .launch import request_for, visible_gpus
 from .processes import MARK, kill_marked
+from .script_calls import ScriptedCallAttempt
 from .slots import Slots
 
 __all__ = ["LocalExecutionBackend"]
@@ -43,7 +46,7 @@ _RETRY = 0.1
 _RESERVED_DESCRIPTORS = 64
 
 
-class LocalExecutionBackend(BaseExecutionBackend):
+class LocalExecutionBackend(StagesFiles):
     """Runs executables as processes, and functions in worker processes, on this machine.
 
     Args:
@@ -52,13 +55,16 @@ class LocalExecutionBackend(BaseExecutionBackend):
         gpus: how many to hand out.
         memory: bytes, or text such as "8GB"; that of the machine where None.
         functions: "process", or "thread" for an executor of `cores` threads.
+        scripted: run every task through the run script, as the batch backends do; a rehearsal, and slower.
         name: under which an engine knows it.
     """
 
     # Errors of a machine that is full for the moment.
     try_later = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
-    capabilities = BackendCapabilities(ranks=True, gpus=True, services=True, cancel_running=True, contextvars=True)
+    capabilities = BackendCapabilities(
+        ranks=True, gpus=True, staging=True, services=True, cancel_running=True, contextvars=True
+    )
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class LocalExecutionBackend(BaseExecutionBackend):
         gpus: int = 0,
         memory: int | str | None = None,
         functions: Literal["process", "thread"] = "process",
+        scripted: bool = False,
         name: str = "local",
     ) -> None:
         super().__init__(name)
@@ -85,6 +92,7 @@ class LocalExecutionBackend(BaseExecutionBackend):
         if executor is None and functions == "thread":
             executor = ThreadPoolExecutor(cores, thread_name_prefix="asyncflow-function")
         self.executor = executor
+        self.scripted = scripted
         self.slots = Slots(cores, visible_gpus(gpus), _memory(name, memory))
         self.pickles = FunctionPickles()
         self._attempts: dict[str, Attempt] = {}
@@ -146,15 +154,14 @@ class LocalExecutionBackend(BaseExecutionBackend):
             raise UnsupportedTaskError(f"backend '{self.name}' does not answer prompts; give the engine one that does")
         if task.get("function") is None:
             return CommandAttempt(self, task, description)
-        if description.ranks > 1 or description.pre_exec or description.post_exec or description.launcher:
-            raise UnsupportedTaskError(
-                f"function task '{task['name']}': ranks, launcher, pre_exec and post_exec are for executable tasks"
-            )
-        return (
-            FunctionAttempt(self, task, description)
-            if self.executor is None
-            else ThreadAttempt(self, task, description)
+        if description.ranks > 1 or description.launcher:
+            raise UnsupportedTaskError(f"function task '{task['name']}': ranks and launcher are for executable tasks")
+        if self.executor is not None:
+            return ThreadAttempt(self, task, description)
+        kind = (
+            ScriptedCallAttempt if self.scripted or description.pre_exec or description.post_exec else FunctionAttempt
         )
+        return kind(self, task, description)
 
     def _start_waiting(self) -> None:
         # An attempt that fails to start frees its slots in the loop below, which then goes on with them itself.

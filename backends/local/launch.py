@@ -14,7 +14,7 @@ from asyncflow_hpc.task import Task, TaskDescription
 from .ranks import GPU_VARIABLES
 from .slots import Grant, Request
 
-__all__ = ["argv_for", "environment_for", "request_for"]
+__all__ = ["environment_for", "launch_line", "request_for"]
 
 
 def request_for(description: TaskDescription) -> Request:
@@ -46,23 +46,15 @@ def environment_for(
     return environment
 
 
-def argv_for(task: Task, description: TaskDescription) -> list[str]:
-    """Make the argv of a task: its command, with the ranks and the lines around it."""
+def launch_line(task: Task, description: TaskDescription) -> list[str]:
+    """Make the argv of a task: its command, with what starts its ranks before it."""
     argv = argv_of(_command(task), description.shell)
     if description.launcher:
-        argv = [*shlex.split(description.launcher), "-n", str(description.ranks), *argv]
-    elif description.ranks > 1:
+        return [*shlex.split(description.launcher), "-n", str(description.ranks), *argv]
+    if description.ranks > 1:
         ranks = str(Path(__file__).with_name("ranks.py"))
-        argv = [sys.executable, "-I", "-S", ranks, str(description.ranks), str(description.gpus_per_rank), *argv]
-    if not description.pre_exec and not description.post_exec:
-        return argv
-    # A line that fails ends the task; braces keep a line of several commands together.
-    lines = [f"{{ {line}\n}} || exit" for line in description.pre_exec]
-    if description.post_exec:
-        lines += ['"$@"', "asyncflow_code=$?", *description.post_exec, "exit $asyncflow_code"]
-    else:
-        lines.append('exec "$@"')
-    return ["/bin/sh", "-c", "\n".join(lines), "sh", *argv]
+        return [sys.executable, "-I", "-S", ranks, str(description.ranks), str(description.gpus_per_rank), *argv]
+    return argv
 
 
 def _command(task: Task) -> str | list[str]:

@@ -13,6 +13,7 @@ from asyncflow_hpc import LocalExecutionBackend, WorkflowEngine
 
 BACKENDS: dict[str, Callable[[], Any]] = {
     "local": lambda: LocalExecutionBackend(cores=2, gpus=2),
+    "local-script": lambda: LocalExecutionBackend(cores=2, gpus=2, scripted=True),
     "local-thread": lambda: LocalExecutionBackend(functions="thread", cores=2, gpus=2),
     "local-executor": lambda: LocalExecutionBackend(ThreadPoolExecutor(2), cores=2, gpus=2),
 }

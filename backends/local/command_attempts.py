@@ -1,0 +1,211 @@
+"""Attempts of executable tasks: a process in a sandbox, started directly or through the run script."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import uuid
+from collections.abc import Callable
+
+from asyncflow_hpc.data import BOOKKEEPING
+from asyncflow_hpc.errors import SessionError, StagingError
+from asyncflow_hpc.states import FailureCause, TaskState
+
+from ..evidence import read_record, record_path
+from ..run_script import RunScript, write_script
+from ..sandbox import make_sandbox
+from ..staging.apply import Survey, perform, survey
+from ..verdict import Verdict, verdict_on
+from .attempts import Attempt
+from .functions import died_of_memory
+from .launch import launch_line
+from .processes import MARK, Child, End
+
+__all__ = ["CommandAttempt"]
+
+# So many links are made on the loop, as fast as a process is started; for more, the script does it.
+_FEW = 64
+
+# Characters of what a script says about its failure.
+_LONGEST = 4000
+
+
+class CommandAttempt(Attempt):
+    """An executable task: a process in a sandbox."""
+
+    _child: Child | None = None
+    _made = False
+    _nonce = ""
+
+    def start(self) -> None:
+        """Make the sandbox and start the process."""
+        if not self._made:
+            make_sandbox(self.sandbox)
+            self._made = True
+        self.task["sandbox"] = self.sandbox
+        try:
+            links = self._links()
+            if links is not None:
+                perform(links, self.sandbox)
+        except StagingError as error:
+            self._not_staged(error)
+            return
+        if links is None:
+            self._start_script()
+        else:
+            self._start_command()
+        assert self._child is not None
+        self._running(str(self._child.pid))
+
+    def _links(self) -> Survey | None:
+        """Find what is to be staged before the command is started directly; None if that is for the script to do."""
+        description = self.description
+        more = description.pre_exec or description.post_exec or description.launcher or description.ranks > 1
+        if self.backend.scripted or more or self.plan.deliveries:
+            return None
+        links = survey(self.plan, most=_FEW)
+        return links if links is not None and links.quick(_FEW) else None
+
+    def _not_staged(self, error: StagingError) -> None:
+        self.task["exception"] = str(error)
+        self._over = True
+        self._conclude(TaskState.FAILED, FailureCause.STAGING)
+
+    def _start_script(self) -> None:
+        task, description = self.task, self.description
+        self._nonce = uuid.uuid4().hex
+        script = RunScript(
+            uid=task["uid"],
+            name=task["name"],
+            session=str(self.backend.session.path),
+            sandbox=self.sandbox,
+            nonce=self._nonce,
+            argv=self._argv(),
+            environment={name: value for name, value in self._environment().items() if name != MARK},
+            plan=self.plan,
+            cwd=description.cwd,
+            pre_exec=description.pre_exec,
+            post_exec=description.post_exec,
+        )
+        self._check_directory(description.cwd or self.sandbox)
+        try:
+            path = write_script(script)
+        except OSError as error:
+            if error.errno in self.backend.try_later:
+                raise
+            raise SessionError(f"the run script of {task['uid']} cannot be written: {error}") from error
+        null = self.backend.null
+        self._child = self._spawner(self.sandbox, null, null)(["/bin/sh", path])
+
+    def _argv(self) -> list[str]:
+        return launch_line(self.task, self.description)
+
+    def _check_directory(self, cwd: str) -> None:
+        if not os.path.isdir(cwd):
+            raise SessionError(f"directory {cwd} of {self.task['uid']} is not there")
+
+    def _start_command(self) -> None:
+        out = self._open("out")
+        try:
+            err = self._open("err")
+            try:
+                self._child = self._spawn(out, err)
+            finally:
+                os.close(err)
+        finally:
+            os.close(out)
+
+    def _open(self, ending: str) -> int:
+        try:
+            return os.open(self._path(ending), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            if error.errno in self.backend.try_later:
+                raise
+            raise SessionError(f"{self._path(ending)} cannot be made: {error.strerror}") from error
+
+    def _spawner(self, cwd: str, out: int, err: int) -> Callable[[list[str]], Child]:
+        environment = {os.fsencode(k): os.fsencode(v) for k, v in self._environment().items()}
+        self._kills_before = self.backend.kills_before
+        return functools.partial(
+            Child,
+            on_end=self._ended,
+            cwd=cwd,
+            env={**os.environb, **environment},
+            stdin=self.backend.null,
+            stdout=out,
+            stderr=err,
+        )
+
+    def _spawn(self, out: int, err: int) -> Child:
+        argv = self._argv()
+        cwd = self.description.cwd or self.sandbox
+        start = self._spawner(cwd, out, err)
+        try:
+            return start(argv)
+        except OSError as error:
+            self._check_directory(cwd)
+            if error.errno in self.backend.try_later:
+                raise
+            # sh says in its own words, and with its exit codes 126 and 127, why a program does not start.
+            return start(["/bin/sh", "-c", shlex.join(argv)])
+
+    def _ended(self, end: End) -> None:
+        self._over = True
+        self.backend.free(self)
+        self.task["max_rss"], self.task["cpu_time"] = end.max_rss, end.cpu_time
+        self._settle(end)
+
+    def _judge(self, end: End | None) -> None:
+        assert end is not None
+        if self._nonce:
+            self._judge_record(end)
+        else:
+            self._conclude(*self._judge_end(end, self._kills_before))
+
+    def _judge_record(self, end: End) -> None:
+        """Judge by the completion record; that the script ended is no evidence of how the task did."""
+        record = read_record(
+            record_path(self.sandbox),
+            session=self.backend.session.path.name,
+            uid=self.task["uid"],
+            attempt=0,
+            nonce=self._nonce,
+        )
+        if record is None:
+            state, cause = self._judge_end(end, self._kills_before)
+            if state is TaskState.DONE or cause is FailureCause.EXIT_CODE:
+                state, cause = TaskState.FAILED, FailureCause.LOST
+                self.task["exception"] = f"it left no completion record; its script ended with {end.exit_code}"
+            self._conclude(state, cause)
+            return
+        verdict = verdict_on(record, self.plan.promised, self.description.cwd or self.sandbox, self._said())
+        if self._cause is not None:
+            self._conclude(*self._judge_end(End(verdict.exit_code, verdict.signal), self._kills_before))
+            return
+        self._take(verdict)
+
+    def _take(self, verdict: Verdict) -> None:
+        self.task["exit_code"], self.task["signal"] = verdict.exit_code, verdict.signal
+        cause = verdict.cause
+        if cause is FailureCause.SIGNAL and died_of_memory(End(None, verdict.signal), self._kills_before):
+            cause = FailureCause.MEMORY
+        if verdict.text is not None:
+            self.task["exception"] = verdict.text
+        self._conclude(verdict.state, cause)
+
+    def _said(self) -> str:
+        try:
+            with open(f"{self.sandbox}/{BOOKKEEPING}/error", encoding="utf-8", errors="replace") as stream:
+                return stream.read(_LONGEST).strip()
+        except OSError:
+            return "its files could not be staged"
+
+    def _terminate(self, grace: float) -> None:
+        if self._child is not None:
+            self._child.terminate(grace)
+
+    def kill(self) -> None:
+        """Kill the process group."""
+        if self._child is not None:
+            self._child.kill()

@@ -1,0 +1,226 @@
+"""The one script that a task runs as: POSIX sh that can be read, copied, and run by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from asyncflow_hpc.data import BOOKKEEPING
+
+from .evidence import marker_name, spool_of
+from .staging import Plan
+from .staging.shell import functions, stage_in_lines, stage_out_lines
+
+__all__ = ["RunScript", "script_path", "write_script"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+# What ends a task from outside and leaves it some time; SIGKILL leaves none.
+_SIGNALS = ("HUP", "INT", "TERM", "USR1", "USR2", "XCPU")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunScript:
+    """Everything that the script of one attempt says.
+
+    Attributes:
+        uid, name: of the task.
+        session, sandbox: absolute paths; the sandbox is there already.
+        attempt: 0 for the first.
+        nonce: which the completion record repeats.
+        argv: the launch line.
+        environment: to be exported before `pre_exec`.
+        plan: the files.
+        cwd: directory to run in instead of the sandbox.
+        pre_exec, post_exec: lines of shell text.
+        native_id: shell words for what the scheduler calls the job.
+        patience: seconds to wait for a file on a shared file system.
+        durable: force the completion record to the disk: needed where it must outlive the machine.
+        timer: GNU time, where the node has it; it tells the peak of memory.
+    """
+
+    uid: str
+    name: str
+    session: str
+    sandbox: str
+    nonce: str
+    argv: Sequence[str]
+    attempt: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
+    cwd: str | None = None
+    pre_exec: Sequence[str] = ()
+    post_exec: Sequence[str] = ()
+    native_id: str = "$$"
+    patience: int = 0
+    durable: bool = False
+    timer: str | None = None
+
+    def text(self) -> str:
+        """Write the script."""
+        parts = [_BEGIN.format(**self._words()), self._record(), *functions(self.plan), *self._exports(), ""]
+        parts += [*stage_in_lines(self.plan, self.patience), ""]
+        if self.cwd is not None:
+            parts.append(f"cd -- {shlex.quote(self.cwd)} || asyncflow_fail {shlex.quote(f'{self.cwd} is not there')}")
+        if self.pre_exec:
+            parts += ["asyncflow_stage=pre_exec", *[f"{{ {line}\n}} || exit" for line in self.pre_exec]]
+        parts += ["asyncflow_stage=run", f"{self._launch()} </dev/null", "asyncflow_code=$?"]
+        if self.post_exec:
+            parts += self._after()
+        parts += ['[ "$asyncflow_code" -eq 0 ] || exit "$asyncflow_code"', "asyncflow_stage=stage_out"]
+        if self.pre_exec or self.cwd is not None:
+            parts.append(f"cd -- {shlex.quote(self.cwd or self.sandbox)} || asyncflow_fail 'its directory is gone'")
+        mark = f"{self.uid}.{self.attempt}.{self.nonce[:8]}"
+        parts += [*stage_out_lines(self.plan.promised, self.plan.deliveries, mark), "asyncflow_stage=run", "exit 0", ""]
+        return "\n".join(parts)
+
+    def _words(self) -> dict[str, str]:
+        return {
+            # It stands in a comment.
+            "name": " ".join(f"{self.uid} {self.name!r}, attempt {self.attempt}".split()),
+            "sandbox": shlex.quote(self.sandbox),
+            "out": shlex.quote(f"./{self.uid}.out"),
+            "err": shlex.quote(f"./{self.uid}.err"),
+            "signals": "\n".join(f"trap 'asyncflow_noted={name}' {name}" for name in _SIGNALS),
+        }
+
+    def _exports(self) -> list[str]:
+        own = {
+            "ASYNCFLOW_TASK_UID": self.uid,
+            "ASYNCFLOW_SESSION": self.session,
+            "ASYNCFLOW_SANDBOX": self.sandbox,
+            "ASYNCFLOW_ATTEMPT": str(self.attempt),
+        }
+        variables = own | {name: value for name, value in self.environment.items() if _NAME.fullmatch(name)}
+        return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+    def _launch(self) -> str:
+        argv = list(self.argv)
+        odd = [f"{name}={value}" for name, value in self.environment.items() if not _NAME.fullmatch(name)]
+        if odd:
+            # No name for sh, but one for a program.
+            argv = ["env", *odd, *argv]
+        line = " ".join(shlex.quote(word) for word in argv)
+        if self.timer is None:
+            return f"(exec {line})"
+        timer = f"{shlex.quote(self.timer)} -o {shlex.quote(self._own('usage'))} -f '%M %U %S' --"
+        return f"if [ -x {shlex.quote(self.timer)} ]; then (exec {timer} {line}); else (exec {line}); fi"
+
+    def _after(self) -> list[str]:
+        # They run whatever came of the command, and their failure is the task's where it had none.
+        lines = ["asyncflow_last=0", '[ "$asyncflow_code" -ne 0 ] || asyncflow_stage=post_exec']
+        for line in self.post_exec:
+            lines.append(f"{{ {line}\n}} || asyncflow_last=$?")
+            lines.append('[ "$asyncflow_code" -ne 0 ] || [ "$asyncflow_last" -eq 0 ] || exit "$asyncflow_last"')
+        return lines
+
+    def _own(self, name: str) -> str:
+        return f"{self.sandbox}/{BOOKKEEPING}/{name}"
+
+    def _record(self) -> str:
+        head = {
+            "version": 1,
+            "session": os.path.basename(self.session),
+            "uid": self.uid,
+            "attempt": self.attempt,
+            "nonce": self.nonce,
+        }
+        return _FINISH.format(
+            head=shlex.quote(json.dumps(head)[1:-1]),
+            native=self.native_id,
+            sync=' && sync -- "$asyncflow_record.part"' if self.durable else "",
+            marker=shlex.quote(f"{spool_of(self.session)}/{marker_name(self.uid, self.attempt)}"),
+        )
+
+
+_BEGIN = """\
+#!/bin/sh
+# {name}
+# shellcheck disable=SC2329
+# Stages its files, runs, and leaves its completion record in .asyncflow/exit.json.
+umask 077
+asyncflow_box={sandbox}
+cd -- "$asyncflow_box" || exit 125
+exec >>{out} 2>>{err}
+asyncflow_stage=stage_in asyncflow_code=0 asyncflow_noted='' asyncflow_missing=''
+asyncflow_start=$(date +%s)
+{signals}
+"""
+
+_FINISH = """
+asyncflow_fail() {{
+  printf '%s\\n' "$*" >"$asyncflow_box/.asyncflow/error"
+  exit 1
+}}
+
+# asyncflow_usage: what GNU time has written: a line about a signal, and the peak of memory and the CPU times
+asyncflow_usage() {{
+  asyncflow_signal=null asyncflow_used=
+  if [ -f "$asyncflow_box/.asyncflow/usage" ]; then
+    while read -r asyncflow_line; do
+      case $asyncflow_line in
+        'Command terminated by signal '*) asyncflow_signal=${{asyncflow_line##* }} ;;
+        'Command '*) ;;
+        *) asyncflow_used=$asyncflow_line ;;
+      esac
+    done <"$asyncflow_box/.asyncflow/usage"
+  fi
+}}
+
+# asyncflow_finish CODE: leave the completion record, whole or not at all, and then tell that it is there
+asyncflow_finish() {{
+  trap '' HUP INT TERM USR1 USR2 XCPU
+  asyncflow_usage
+  times >"$asyncflow_box/.asyncflow/times"
+  {{ read -r asyncflow_times && read -r asyncflow_children; }} <"$asyncflow_box/.asyncflow/times"
+  [ "$asyncflow_stage" != stage_out ] || [ -z "$asyncflow_missing" ] || set -- 0
+  asyncflow_record=$asyncflow_box/.asyncflow/exit.json
+  if [ -r /proc/sys/kernel/hostname ]; then
+    read -r asyncflow_host </proc/sys/kernel/hostname
+  else
+    asyncflow_host=$(uname -n)
+  fi
+  {{
+    printf '{{%s, "stage": "%s", "exit_code": %d, "signal": %s, "noted": "%s", "missing": [%s], ' {head} \\
+      "$asyncflow_stage" "$1" "$asyncflow_signal" "$asyncflow_noted" "$asyncflow_missing" &&
+    printf '"start": %d, "end": %d, "host": "%s", "native_id": "%s", "times": "%s %s", "usage": "%s"}}\\n' \\
+      "$asyncflow_start" "$(date +%s)" "$asyncflow_host" "{native}" \\
+      "$asyncflow_times" "$asyncflow_children" "$asyncflow_used"
+  }} >"$asyncflow_record.part"{sync} &&
+    mv -f -- "$asyncflow_record.part" "$asyncflow_record" && : >{marker}
+}}
+trap 'asyncflow_finish $?' EXIT
+"""
+
+
+def script_path(sandbox: str) -> str:
+    """Say where the script of an attempt lies."""
+    return f"{sandbox}/{BOOKKEEPING}/run.sh"
+
+
+def write_script(script: RunScript) -> str:
+    """Write the script into its sandbox, which is there already.
+
+    Returns:
+        Its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = script_path(script.sandbox)
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    os.makedirs(spool_of(script.session), 0o700, exist_ok=True)
+    _write(path, os.fsencode(script.text()), 0o700)
+    for ending in ("out", "err"):
+        # The script appends to them, with whatever mask the node has.
+        _write(f"{script.sandbox}/{script.uid}.{ending}", b"", 0o600)
+    return path
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode), "wb") as stream:
+        stream.write(data)
