@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from . import engine, local, machine, report
+from . import engine, local, machine, report, staging
 from .harness import run_suite
 
-SUITES = {"engine": engine.suite, "local": local.suite}
+SUITES = {"engine": engine.suite, "local": local.suite, "staging": staging.suite}
 
 
 def main(arguments: list[str] | None = None) -> int:
