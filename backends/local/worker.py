@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import io
 import os
 import pickle
 import resource
@@ -13,15 +14,22 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Callable
-from typing import IO, Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from ..pickling import dump_value
 
-__all__ = ["HEADER", "capture_path", "serve"]
+__all__ = ["ANSWER", "MESSAGE", "TOKEN", "capture_path", "serve"]
 
-# Length of a message in bytes; the pickled message follows.
-HEADER = struct.Struct("!Q")
+# Place of a call, number of its function, lengths in bytes of the pickled call and the pickled function that follow.
+MESSAGE = struct.Struct("=QQQQ")
+# Place of a call; who takes it from the pipe has the call.
+TOKEN = struct.Struct("=Q")
+# Place of a call, length in bytes of the pickled answer that follows.
+ANSWER = struct.Struct("=QQ")
+
+# Bytes that are read at once: several calls.
+_BUFFER = 1 << 16
 
 # Seconds that tasks left behind by an async function may take to end.
 _LEFTOVERS = 1.0
@@ -34,22 +42,27 @@ def capture_path(session: str, mark: str, pid: int, ending: str) -> str:
     return f"{session}/.asyncflow/{mark}.{pid}.{ending}"
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, tokens: int) -> None:
     """Run calls until the driver closes its end or dies.
 
     Args:
         descriptor: of a connected stream socket.
+        tokens: of a pipe that does not block.
     """
+    for inherited in (descriptor, tokens):
+        # Programs that a function starts have no use for them.
+        os.set_inheritable(inherited, False)
     runner, place = _Runner(), _Place()
     functions: dict[int, Callable[..., Any]] = {}
     connection = socket.socket(fileno=descriptor)
-    calls = connection.makefile("rb")
-    while (call := _read(calls)) is not None:
+    for position, call in _calls(io.BufferedReader(socket.SocketIO(connection, "r"), _BUFFER), tokens):
         answer = _run(call, place, functions, runner)
-        answer |= {"uid": call["uid"], "kept": call["number"] in functions, "retire": place.spoiled or runner.stuck}
+        answer["kept"] = call["number"] if call["number"] in functions else 0
+        answer["retire"] = place.spoiled or runner.stuck
         message = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
         try:
-            connection.sendall(HEADER.pack(len(message)) + message)
+            # Before the next token is taken: so the driver knows that the answer is there when the token is gone.
+            connection.sendall(ANSWER.pack(position, len(message)) + message)
         except OSError:
             # The driver is gone, and nobody is left to tell.
             return
@@ -57,13 +70,30 @@ def serve(descriptor: int) -> None:
             return
 
 
-def _read(stream: IO[bytes]) -> Any:
-    header = stream.read(HEADER.size)
-    if len(header) < HEADER.size:
-        return None
-    (size,) = HEADER.unpack(header)
-    body = stream.read(size)
-    return pickle.loads(body) if len(body) == size else None
+def _calls(stream: io.BufferedReader, tokens: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each call, with its place, that the driver has not taken back."""
+    taken = 0
+    while True:
+        header = stream.read(MESSAGE.size)
+        if len(header) < MESSAGE.size:
+            return
+        position, number, size, function_size = MESSAGE.unpack(header)
+        body, function = stream.read(size), stream.read(function_size)
+        if len(body) < size or len(function) < function_size:
+            return
+        if position > taken:
+            try:
+                token = os.read(tokens, TOKEN.size)
+            except BlockingIOError:
+                # It was there before the call was sent.
+                continue
+            except OSError:
+                return
+            if len(token) < TOKEN.size:
+                return
+            (taken,) = TOKEN.unpack(token)
+        if position == taken:
+            yield position, {**pickle.loads(body), "number": number, "function": function}
 
 
 def _run(
