@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -99,11 +100,11 @@ def _calls(stream: io.BufferedReader, tokens: int) -> Iterator[tuple[int, dict[s
 def _run(
     call: dict[str, Any], place: _Place, functions: dict[int, Callable[..., Any]], runner: _Runner
 ) -> dict[str, Any]:
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = time.process_time()
     answer = _attempt(call, place, functions, runner)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    answer["cpu_time"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    answer["max_rss"] = after.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    answer["cpu_time"] = max(0.0, used.ru_utime + used.ru_stime - before)
+    answer["max_rss"] = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return answer
 
 
@@ -228,12 +229,8 @@ class _Place:
         opened = os.open(self._captures[descriptor], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
-        self._opened[descriptor] = self._identity(descriptor)
-
-    @staticmethod
-    def _identity(descriptor: int) -> tuple[int, int]:
         found = os.fstat(descriptor)
-        return found.st_dev, found.st_ino
+        self._opened[descriptor] = found.st_dev, found.st_ino
 
     def _set_environment(self, environment: dict[str, str]) -> None:
         for name in self._environment.keys() - environment.keys():
@@ -256,15 +253,14 @@ class _Place:
             OSError: it could not be written.
         """
         # What a function has bent here would hit the next one, so the worker goes.
-        self.spoiled = (
-            (sys.stdout, sys.stderr) != self._streams
-            or signal.getitimer(signal.ITIMER_REAL)[0] > 0
-            or any(self._identity(descriptor) != self._opened[descriptor] for descriptor, _ in _STREAMS)
-        )
+        self.spoiled = (sys.stdout, sys.stderr) != self._streams or signal.getitimer(signal.ITIMER_REAL)[0] > 0
         for stream in self._streams:
             stream.flush()
         for descriptor, ending in _STREAMS:
-            if os.fstat(descriptor).st_size:
+            found = os.fstat(descriptor)
+            if (found.st_dev, found.st_ino) != self._opened[descriptor]:
+                self.spoiled = True
+            if found.st_size:
                 os.rename(self._captures[descriptor], f"{call['sandbox']}/{call['uid']}.{ending}")
                 self._open(descriptor)
 
