@@ -38,6 +38,11 @@ class FunctionAttempt(Attempt, Call):
 
     def start(self) -> None:
         """Pickle the call and hand it to a worker."""
+        if self.grant.gpus:
+            # An earlier try had others.
+            self._message = None
+        # Before a worker is taken: it may fail.
+        self.message()
         self.backend.workers.run(self)
 
     def message(self) -> Message:

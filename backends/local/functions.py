@@ -177,9 +177,10 @@ class FunctionWorkers:
 
     def recall_all(self) -> None:
         """Take back all that was sent ahead."""
-        for worker in list(self._laden):
-            self._recover(worker)
-            worker.drain()
+        for worker in list(self._busy):
+            if worker.ahead:
+                self._recover(worker)
+                worker.drain()
 
     def terminate(self, call: Call, grace: float) -> None:
         """End the worker that runs a call, with nothing ahead of it; even if it answers first, it gets no other."""

@@ -57,9 +57,10 @@ class Slots:
 
     def lacking(self, request: Request) -> str | None:
         """Say what the whole machine has too little of for a request, or None if it fits."""
-        if request.cores <= self.total.cores and request.gpus <= self.total.gpus and request.memory <= self.total.memory:
+        total = self.total
+        if request.cores <= total.cores and request.gpus <= total.gpus and request.memory <= total.memory:
             return None
-        for name, wanted, there in zip(Request._fields, request, self.total, strict=True):
+        for name, wanted, there in zip(Request._fields, request, total, strict=True):
             if wanted > there:
                 return f"{wanted} {name}, and there are {there}"
         return None

@@ -311,6 +311,7 @@ async def test_what_cannot_be_pickled_fails_among_others(scene: Scene) -> None:
     futures = [double((i for i in ()) if i % 7 == 3 else i) for i in range(50)]
     found = await asyncio.gather(*futures, return_exceptions=True)
     assert all(isinstance(value, TypeError) if i % 7 == 3 else value == i * 2 for i, value in enumerate(found))
+    assert len(scene.backend.workers) == scene.cores
 
 
 @pytest.mark.parametrize("seed", range(3))
