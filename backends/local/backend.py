@@ -356,6 +356,8 @@ class LocalExecutionBackend(BaseExecutionBackend):
 
     def abandon(self) -> None:
         """Kill all processes without waiting for them."""
+        # The loop may turn a few times more, in which their ends would let others start.
+        self._closed = True
         if not self._started:
             return
         for attempt in list(self._attempts.values()):

@@ -99,7 +99,7 @@ class FunctionAttempt(Attempt, Call):
     def never_began(self, end: End) -> None:
         """Wait for another worker."""
         self._lost += 1
-        if self._cause is not None or self._lost > _MOST_LOST:
+        if self._cause is not None or self._lost > _MOST_LOST or self.backend.state() == "CLOSED":
             self.answered(end)
             return
         log.warning("the worker that was to run %s ended before it began; it gets another", self.task["uid"])

@@ -235,6 +235,20 @@ async def test_a_worker_killed_before_it_began_loses_nothing(scene: Scene) -> No
 
 
 @on(1)
+async def test_nothing_starts_once_the_backend_was_abandoned(scene: Scene) -> None:
+    os.kill(scene.pids[0], signal.SIGSTOP)
+    future = scene.quick("never")
+    await until(lambda: future.state == "RUNNING")
+    behind = await scene.ahead(*range(5))
+    scene.backend.abandon()
+    with pytest.raises(TaskFailedError):
+        await future
+    assert not any(scene.began(name) for name in ("never", *range(5)))
+    await scene.flow.shutdown()
+    assert all(other.cancelled() for other in behind)
+
+
+@on(1)
 async def test_a_call_that_no_worker_lives_to_begin_fails(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     os.kill(scene.pids[0], signal.SIGKILL)
     await until(lambda: len(scene.backend.workers) == 0)
