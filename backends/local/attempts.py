@@ -102,6 +102,13 @@ class Attempt(ABC):
                 f"port {port} of service '{self.task['name']}' is answered by another process already"
             )
 
+    def may_go_ahead(self) -> bool:
+        """Tell whether it can be sent to a worker before it has room."""
+        return False
+
+    def recall(self) -> None:  # noqa: B027
+        """Settle whether it has begun or ended, where that may not be known yet."""
+
     @abstractmethod
     def _terminate(self, grace: float) -> None: ...
 
@@ -148,16 +155,19 @@ class Attempt(ABC):
 
     def _conclude(self, state: TaskState, cause: FailureCause | None = None) -> None:
         """Report the end."""
+        self._stop_timers()
+        if self._readiness is not None and state is TaskState.DONE and not self._ready:
+            state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
+            self.task["exception"] = "the service ended before it was ready"
+        self.task["ended"] = time.time()
+        self.task["cause"] = cause
+        self.backend.ended(self, state)
+
+    def _stop_timers(self) -> None:
         if self._walltime is not None:
             self._walltime.cancel()
         if self._readiness is not None:
             self._readiness.cancel()
-            if state is TaskState.DONE and not self._ready:
-                state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
-                self.task["exception"] = "the service ended before it was ready"
-        self.task["ended"] = time.time()
-        self.task["cause"] = cause
-        self.backend.ended(self, state)
 
     def _settle(self, end: End | None) -> None:
         """Read what it left, and conclude; what takes long is done off the loop."""

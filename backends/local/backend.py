@@ -29,7 +29,8 @@ from .functions import FunctionWorkers, memory_kills, remove_captures
 from .launch import request_for, visible_gpus
 from .processes import MARK, kill_marked
 from .script_calls import ScriptedCallAttempt
-from .slots import Slots
+from .slots import Request, Slots
+from .worker_process import Call
 
 __all__ = ["LocalExecutionBackend"]
 
@@ -42,7 +43,7 @@ SHUTDOWN_GRACE = 1.0
 # Seconds until a machine that was full for the moment is asked again.
 _RETRY = 0.1
 
-# Descriptors left to the driver and its user; each running task needs at most two.
+# Descriptors left to the driver and its user; each running task needs at most two, and each worker two more.
 _RESERVED_DESCRIPTORS = 64
 
 
@@ -105,10 +106,9 @@ class LocalExecutionBackend(StagesFiles):
 
     async def start(self) -> None:
         """Get ready for tasks."""
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(1, (soft - _RESERVED_DESCRIPTORS) // 2)
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS
         self.mark = uuid.uuid4().hex
-        self.workers = FunctionWorkers(self.mark)
+        self.workers = FunctionWorkers(self.mark, self)
         # Not the loop's own threads: the script's functions may fill those.
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="asyncflow-local")
         self._all_ended = asyncio.Event()
@@ -137,7 +137,7 @@ class LocalExecutionBackend(StagesFiles):
             except Exception as error:
                 task["exception"] = error
                 self.task_state_cb(task, TaskState.FAILED)
-        self._start_waiting()
+        self.start_waiting()
 
     def _queue(self, task: Task) -> None:
         description = describe(task)
@@ -163,22 +163,36 @@ class LocalExecutionBackend(StagesFiles):
         )
         return kind(self, task, description)
 
-    def _start_waiting(self) -> None:
+    def start_waiting(self) -> None:
+        """Start all that there is room for, and send workers what comes next."""
         # An attempt that fails to start frees its slots in the loop below, which then goes on with them itself.
         if self._starting or self._closed:
             return
         self._starting = True
         try:
-            while self.slots.granted < self._most and (taken := self.slots.take()) is not None:
-                uid, grant = taken
-                attempt = self._waiting.pop(uid)
-                attempt.grant = grant
-                attempt.holds_slots = True
-                if not self._start_attempt(attempt):
-                    break
+            # What is ahead of one worker may run on another that has nothing to do.
+            while self._start_next() or (self._room() and self.workers.reclaim(self.slots.fits)):
+                pass
+            if len(self.slots):
+                self.workers.refill()
         finally:
             self._starting = False
         self._warn_of_services()
+
+    def _room(self) -> bool:
+        busy = self.slots.granted
+        return not busy or 2 * (busy + 1 + len(self.workers)) <= self._descriptors
+
+    def _start_next(self) -> bool:
+        taken = self.slots.take() if self._room() else None
+        if taken is None:
+            return False
+        uid, grant = taken
+        attempt = self._waiting.pop(uid)
+        attempt.grant = grant
+        attempt.holds_slots = True
+        self.workers.count_start()
+        return self._start_attempt(attempt)
 
     def _warn_of_services(self) -> None:
         if not self._waiting or self._warned or not self._attempts:
@@ -202,21 +216,23 @@ class LocalExecutionBackend(StagesFiles):
         except Exception as error:
             if isinstance(error, OSError) and error.errno in self.try_later and attempt.holds_slots:
                 log.warning("no room to start %s now: %s", uid, error)
-                self._put_back(attempt)
+                self._wait_first(attempt)
+                # The end of any other starts it too; but there may be none.
+                asyncio.get_running_loop().call_later(_RETRY, self.start_waiting)
                 return False
             attempt.task["exception"] = error
             self.ended(attempt, TaskState.FAILED)
         return True
 
-    def _put_back(self, attempt: Attempt) -> None:
+    def _wait_first(self, attempt: Attempt) -> None:
         uid = attempt.task["uid"]
         del self._attempts[uid]
         attempt.holds_slots = False
         self.slots.release(uid)
         self.slots.put(uid, attempt.request, first=True)
         self._waiting[uid] = attempt
-        # The end of any other starts it too; but there may be none.
-        asyncio.get_running_loop().call_later(_RETRY, self._start_waiting)
+        if not self._attempts:
+            self._all_ended.set()
 
     def free(self, attempt: Attempt) -> None:
         """Take back the slots of an attempt whose processes have ended, and start what waited for them.
@@ -226,7 +242,47 @@ class LocalExecutionBackend(StagesFiles):
         if attempt.holds_slots:
             attempt.holds_slots = False
             self.slots.release(attempt.task["uid"])
-            self._start_waiting()
+            self.start_waiting()
+
+    def wait_again(self, attempt: Attempt) -> None:
+        """Let an attempt that was to run, but never began, wait before all others."""
+        self._wait_first(attempt)
+        attempt.task["state"] = TaskState.SUBMITTED
+        self.task_state_cb(attempt.task, TaskState.SUBMITTED)
+        self.start_waiting()
+
+    def next_calls(self, request: Request, most: int, sharing: int) -> list[Call]:
+        """Take out what is next to run, if it can be sent ahead; no worker gets more than its share."""
+        calls: list[Call] = []
+        most = min(most, -(-len(self.slots) // sharing))
+        while len(calls) < most and (uid := self.slots.ahead(request)) is not None:
+            attempt = self._waiting[uid]
+            if not isinstance(attempt, FunctionAttempt) or not attempt.may_go_ahead():
+                self.slots.put(uid, request, first=True)
+                break
+            calls.append(attempt)
+        return calls
+
+    def put_back(self, calls: Sequence[Call]) -> None:
+        """Let calls that were sent ahead wait for room again, before all others."""
+        for call in reversed(calls):
+            assert isinstance(call, FunctionAttempt)
+            self.slots.put(call.task["uid"], call.request, first=True)
+
+    def pass_on(self, old: Attempt, new: Attempt) -> None:
+        """Give an attempt that was sent ahead the slots of the one before it."""
+        uid = new.task["uid"]
+        self._attempts[uid] = self._waiting.pop(uid)
+        new.grant = self.slots.pass_on(old.task["uid"], uid)
+        new.holds_slots, old.holds_slots = True, False
+
+    def recall(self, attempt: Attempt) -> None:
+        """Settle whether an attempt that was sent to a worker has begun or ended; nothing is started meanwhile."""
+        starting, self._starting = self._starting, True
+        try:
+            attempt.recall()
+        finally:
+            self._starting = starting
 
     def ended(self, attempt: Attempt, state: TaskState) -> None:
         """Report an attempt that has ended."""
@@ -248,14 +304,17 @@ class LocalExecutionBackend(StagesFiles):
 
     async def cancel_task(self, uid: str) -> bool:
         """Cancel a task that waits, or end its processes; it is reported CANCELED when they are gone."""
+        if uid in self._waiting:
+            self.recall(self._waiting[uid])
         waiting = self._waiting.pop(uid, None)
         if waiting is not None:
             self.slots.remove(uid)
             self._report_cancelled(waiting.task)
-            self._start_waiting()
+            self.start_waiting()
             return True
         attempt = self._attempts.get(uid)
         if attempt is None:
+            self.start_waiting()
             return False
         attempt.end(FailureCause.CANCELLED, GRACE)
         return True
@@ -279,6 +338,7 @@ class LocalExecutionBackend(StagesFiles):
     async def _shut(self) -> None:
         if not self._started:
             return
+        self.workers.recall_all()
         waiting, self._waiting = self._waiting, {}
         for attempt in waiting.values():
             self.slots.remove(attempt.task["uid"])
@@ -303,6 +363,8 @@ class LocalExecutionBackend(StagesFiles):
 
     def abandon(self) -> None:
         """Kill all processes without waiting for them."""
+        # The loop may turn a few times more, in which their ends would let others start.
+        self._closed = True
         if not self._started:
             return
         for attempt in list(self._attempts.values()):

@@ -13,29 +13,67 @@ from asyncflow_hpc.states import FailureCause, TaskState
 
 from ..pickling import dump_arguments, dump_context
 from .attempts import Attempt
-from .functions import Call
 from .processes import End
 from .threads import submit_call
 from .worker import capture_path
+from .worker_process import Call, Message
 
 __all__ = ["FunctionAttempt", "ThreadAttempt"]
 
 log = logging.getLogger(__name__)
 
+# Bytes of a call that may be sent ahead; a larger one would hold up what is taken back behind it.
+_SMALL = 1 << 16
 
-class FunctionAttempt(Attempt):
+# Times that a worker may die before it begins a call: it could be the call that no worker can be started for.
+_MOST_LOST = 3
+
+
+class FunctionAttempt(Attempt, Call):
     """A function task: a call in a worker process."""
+
+    _message: Message | None = None
+    _unfit = False
+    _lost = 0
 
     def start(self) -> None:
         """Pickle the call and hand it to a worker."""
+        if self.grant.gpus:
+            # An earlier try had others.
+            self._message = None
+        # Before a worker is taken: it may fail.
+        self.message()
+        self.backend.workers.run(self)
+
+    def message(self) -> Message:
+        """Return the pickled call.
+
+        Raises:
+            SerializationError: it cannot be pickled.
+        """
+        if self._message is None:
+            self._message = self._pickled()
+        return self._message
+
+    def may_go_ahead(self) -> bool:
+        """Tell whether it can be sent to a worker before it has room; what cannot be pickled fails when it has."""
+        if self._unfit or self.task.get("is_service"):
+            return False
+        try:
+            message = self.message()
+            self._unfit = len(message.body) + len(message.function) > _SMALL
+        except Exception as error:
+            log.debug("%s is not sent ahead: %s", self.task["uid"], error)
+            self._unfit = True
+        return not self._unfit
+
+    def _pickled(self) -> Message:
         task = self.task
         name, function = task["name"], task["function"]
         assert function is not None
         number, data = self.backend.pickles.get(name, function)
-        message = {
+        message: dict[str, Any] = {
             "uid": task["uid"],
-            "number": number,
-            "function": data,
             "arguments": dump_arguments(name, task["args"], task["kwargs"]),
             "session": str(self.backend.session.path),
             "mark": self.backend.mark,
@@ -45,14 +83,41 @@ class FunctionAttempt(Attempt):
         }
         if task.get("context") is not None:
             message["context"] = dump_context(task["context"])
-        self._kills_before = self.backend.kills_before
-        self.backend.workers.run(Call(task["uid"], message, self._started, self._answered))
+        return Message(pickle.dumps(message, pickle.HIGHEST_PROTOCOL), number, data)
 
-    def _started(self, pid: int) -> None:
+    def take_over(self, old: Call) -> None:
+        """Take the slots of the call before it."""
+        assert isinstance(old, FunctionAttempt)
+        self.backend.pass_on(old, self)
+
+    def started(self, pid: int) -> None:
+        """Report that it runs."""
+        self._kills_before = self.backend.kills_before
         self.task["sandbox"] = self.sandbox
         self._running(str(pid))
 
-    def _answered(self, answer: dict[str, Any] | End) -> None:
+    def never_began(self, end: End) -> None:
+        """Wait for another worker."""
+        self._lost += 1
+        if self._cause is not None or self._lost > _MOST_LOST or self.backend.state() == "CLOSED":
+            self.answered(end)
+            return
+        log.warning("the worker that was to run %s ended before it began; it gets another", self.task["uid"])
+        self._stop_timers()
+        self.backend.wait_again(self)
+
+    def end(self, cause: FailureCause, grace: float) -> None:
+        """End its worker, unless it has answered already."""
+        self.backend.recall(self)
+        super().end(cause, grace)
+        self.backend.start_waiting()
+
+    def recall(self) -> None:
+        """Find out whether it has begun; if not, it waits as others do."""
+        self.backend.workers.recall(self)
+
+    def answered(self, answer: dict[str, Any] | End) -> None:
+        """Take the worker's answer, or the end of the worker that died over it."""
         self._over = True
         self.backend.free(self)
         if isinstance(answer, End):
@@ -128,7 +193,7 @@ class FunctionAttempt(Attempt):
         self._conclude(TaskState.FAILED, self._cause or cause)
 
     def _terminate(self, grace: float) -> None:
-        self.backend.workers.terminate(self.task["uid"], grace)
+        self.backend.workers.terminate(self, grace)
 
     def kill(self) -> None:
         """Do nothing: the workers are killed together."""

@@ -3,57 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pickle
 import signal
-import socket
-import subprocess
-import sys
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from .processes import MARK, Child, End
-from .worker import HEADER, capture_path
+from .processes import End
+from .slots import Request
+from .worker import capture_path
+from .worker_process import Call, WorkerProcess
 
-__all__ = ["Call", "FunctionWorkers", "died_of_memory", "memory_kills", "remove_captures"]
+__all__ = ["FunctionWorkers", "Queue", "died_of_memory", "memory_kills", "remove_captures"]
 
-CHUNK = 1 << 20
+# Calls that a worker has ahead at most; it gets more when half of them have begun.
+_DEPTH = 8
+
+# Calls that may start elsewhere while those ahead of one worker wait for its present call.
+_OVERTAKING = 64
 
 
-@dataclass(slots=True)
-class Call:
-    """A call on its way through a worker.
+class Queue(Protocol):
+    """Where calls wait until they run, whether they were sent ahead or not."""
 
-    Attributes:
-        message: what the worker gets; its "function" is left out where the worker has it.
-        on_start: called with the worker's pid.
-        on_answer: called with the worker's answer, or with the End of the worker that died over it.
-    """
+    def next_calls(self, request: Request, most: int, workers: int) -> list[Call]:
+        """Take out calls of one shape that are next to run, to send them ahead; so many workers share."""
 
-    uid: str
-    message: dict[str, Any]
-    on_start: Callable[[int], None]
-    on_answer: Callable[[dict[str, Any] | End], None]
+    def put_back(self, calls: Sequence[Call]) -> None:
+        """Let calls that were sent ahead wait again, before all others."""
 
 
 class FunctionWorkers:
     """Worker processes, started when they are needed and kept for the next call.
 
-    A worker that dies takes the one call with it that it runs. The caller sees to it that no more calls run at once
-    than there should be workers.
+    A busy worker is sent calls ahead of their time, so that neither it nor the driver needs to wake up for each. Such
+    a call has no room of its own until the one before it is answered, and can be had back until it begins. A worker
+    that dies takes the one call with it that it runs.
+
+    The caller sees to it that no more calls run at once than there should be workers.
     """
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, queue: Queue) -> None:
         self._mark = mark
-        self._idle: deque[_Worker] = deque()
-        self._busy: dict[str, _Worker] = {}
-        self._all: set[_Worker] = set()
+        self._queue = queue
+        self._idle: deque[WorkerProcess] = deque()
+        self._busy: dict[WorkerProcess, None] = {}
+        # Those with calls ahead, by their last answer.
+        self._laden: OrderedDict[WorkerProcess, None] = OrderedDict()
+        self._all: set[WorkerProcess] = set()
+        self._starts = 0
         self._gone = asyncio.Event()
         self._gone.set()
+
+    def __len__(self) -> int:
+        return len(self._all)
 
     def run(self, call: Call) -> None:
         """Run a call.
@@ -62,37 +66,144 @@ class FunctionWorkers:
             OSError: no worker can be started.
         """
         worker = self._idle.pop() if self._idle else self._start()
-        while not worker.run(call):
+        while not worker.send([call]):
             # It died while it was idle; the call never reached it.
+            call.worker = None
             worker = self._idle.pop() if self._idle else self._start()
-        self._busy[call.uid] = worker
-        call.on_start(worker.pid)
+        worker.call = call
+        self._busy[worker] = None
+        call.started(worker.pid)
 
-    def _start(self) -> _Worker:
-        worker = _Worker(self._mark, self._free, self._lost)
+    def _start(self) -> WorkerProcess:
+        worker = WorkerProcess(self._mark, self._answered, self._refill, self._ended)
         self._all.add(worker)
         self._gone.clear()
         return worker
 
-    def _free(self, worker: _Worker, call: Call) -> None:
-        del self._busy[call.uid]
+    def _answered(self, worker: WorkerProcess, answer: dict[str, Any]) -> None:
+        call = worker.call
+        assert call is not None
+        worker.proven, worker.barred = True, False
+        worker.dead = worker.dead or answer["retire"]
+        if worker.dead:
+            self._take_back(worker)
+        self._settle(worker, call, answer)
+
+    def _settle(self, worker: WorkerProcess, call: Call, answer: dict[str, Any] | End) -> None:
+        """Hand over what came of a call; its room goes to the next one ahead of its worker."""
+        if not worker.ahead:
+            self._let_go(worker, call)
+            call.answered(answer)
+            return
+        call.worker = None
+        worker.call = follower = worker.ahead.popleft()
+        self._laden.pop(worker, None)
+        follower.take_over(call)
+        call.answered(answer)
+        follower.started(worker.pid)
+        self.count_start()
+        worker.since = self._starts
+        if worker.ahead:
+            self._laden[worker] = None
+
+    def _let_go(self, worker: WorkerProcess, call: Call) -> None:
+        call.worker = worker.call = None
+        self._busy.pop(worker, None)
         if not worker.dead:
             self._idle.append(worker)
 
-    def _lost(self, worker: _Worker, call: Call | None) -> None:
+    def count_start(self) -> None:
+        """Take note that something was started; calls ahead of a worker that has not answered for long come back."""
+        self._starts += 1
+        if self._laden:
+            slowest = next(iter(self._laden))
+            if self._starts - slowest.since > _OVERTAKING:
+                self._recover(slowest)
+
+    def refill(self) -> None:
+        """Send calls ahead of all workers that have few."""
+        for others, worker in enumerate(reversed(self._busy)):
+            self._fill(worker, len(self._busy) - others)
+
+    def _refill(self, worker: WorkerProcess) -> None:
+        self._fill(worker, len(self._busy))
+
+    def _fill(self, worker: WorkerProcess, sharing: int) -> None:
+        call, room = worker.call, _DEPTH - len(worker.ahead)
+        if call is None or worker.dead or worker.barred or not worker.proven or room < _DEPTH // 2 or worker.sending:
+            return
+        calls = self._queue.next_calls(call.request, room, sharing)
+        if not calls:
+            return
+        if not worker.ahead:
+            self._laden[worker] = None
+            worker.since = self._starts
+        worker.ahead += calls
+        # Where it has died meanwhile, its end is on the way and brings them back.
+        worker.send(calls)
+
+    def reclaim(self, fits: Callable[[Request], bool]) -> bool:
+        """Take back the calls ahead of one worker, if they could run elsewhere now; False if there are none."""
+        return any(fits(worker.ahead[0].request) and self._recover(worker) for worker in list(self._laden))
+
+    def _recover(self, worker: WorkerProcess) -> bool:
+        before = len(worker.ahead)
+        if self._take_back(worker):
+            # Its token came along. The worker will pass over the message that it has, so it gets another.
+            assert worker.call is not None
+            worker.send([worker.call])
+        return len(worker.ahead) < before
+
+    def _take_back(self, worker: WorkerProcess) -> bool:
+        """Take back what a worker has not begun; returns whether its present call is part of that."""
+        worker.barred = True
+        self._laden.pop(worker, None)
+        places = worker.take_back()
+        back = [call for call in worker.ahead if call.place in places]
+        if back:
+            worker.ahead = deque(call for call in worker.ahead if call.place not in places)
+            for call in back:
+                call.worker = None
+            self._queue.put_back(back)
+        return worker.call is not None and worker.call.place in places
+
+    def recall(self, call: Call) -> None:
+        """Settle whether a call that was sent has begun or even ended; what is ahead of its worker comes back."""
+        worker = call.worker
+        if worker is not None:
+            if worker.ahead:
+                self._recover(worker)
+            worker.drain()
+
+    def recall_all(self) -> None:
+        """Take back all that was sent ahead."""
+        for worker in list(self._busy):
+            if worker.ahead:
+                self._recover(worker)
+                worker.drain()
+
+    def terminate(self, call: Call, grace: float) -> None:
+        """End the worker that runs a call, with nothing ahead of it; even if it answers first, it gets no other."""
+        if call.worker is not None:
+            call.worker.dead = True
+            call.worker.terminate(grace)
+
+    def _ended(self, worker: WorkerProcess, end: End) -> None:
+        worker.dead = True
+        lost = worker.call if self._take_back(worker) else None
+        # An answer that was sent before the end still counts.
+        worker.drain()
+        worker.close()
         self._all.discard(worker)
-        if call is not None:
-            del self._busy[call.uid]
-        elif worker in self._idle:
+        if worker in self._idle:
             self._idle.remove(worker)
+        if lost is not None and lost is worker.call:
+            self._let_go(worker, lost)
+            lost.never_began(end)
+        while worker.call is not None:
+            self._settle(worker, worker.call, end)
         if not self._all:
             self._gone.set()
-
-    def terminate(self, uid: str, grace: float) -> None:
-        """End the worker that runs a call; even if the call is answered first, it gets no other."""
-        worker = self._busy[uid]
-        worker.dead = True
-        worker.terminate(grace)
 
     async def close(self, grace: float) -> None:
         """End all workers and wait for them."""
@@ -104,136 +215,6 @@ class FunctionWorkers:
         """Kill all workers without waiting."""
         for worker in self._all:
             worker.kill()
-
-
-class _Worker:
-    """One worker process and the socket to it."""
-
-    def __init__(
-        self, mark: str, on_free: Callable[[_Worker, Call], None], on_lost: Callable[[_Worker, Call | None], None]
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._on_free = on_free
-        self._on_lost = on_lost
-        self.call: Call | None = None
-        self.dead = False
-        self._has: set[int] = set()
-        self._unsent = memoryview(b"")
-        self._received = bytearray()
-        self._socket, theirs = socket.socketpair()
-        self._socket.setblocking(False)
-        try:
-            self._child = Child(
-                _command(theirs.fileno()),
-                self._ended,
-                cwd="/",
-                # What a function forks keeps this environment, and is found by it.
-                env={**os.environb, MARK.encode(): mark.encode()},
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
-        except OSError:
-            self._socket.close()
-            raise
-        finally:
-            theirs.close()
-        self.pid = self._child.pid
-        self._loop.add_reader(self._socket, self._readable)
-
-    def run(self, call: Call) -> bool:
-        """Send a call; False if the worker is dead."""
-        message = call.message
-        number = message["number"]
-        if number in self._has:
-            message = {**message, "function": None}
-        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        if not self._send(memoryview(HEADER.pack(len(data)) + data)):
-            self.dead = True
-            return False
-        self.call = call
-        return True
-
-    def _send(self, data: memoryview) -> bool:
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            return False
-        if sent < len(data):
-            self._unsent = data[sent:]
-            self._loop.add_writer(self._socket, self._writable)
-        else:
-            self._unsent = memoryview(b"")
-        return True
-
-    def _writable(self) -> None:
-        # Where the worker has died meanwhile, its end is on the way and settles the call.
-        self._loop.remove_writer(self._socket)
-        self._send(self._unsent)
-
-    def _readable(self) -> None:
-        try:
-            data = self._socket.recv(CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._socket)
-            return
-        self._received += data
-        if len(self._received) < HEADER.size:
-            return
-        (size,) = HEADER.unpack_from(self._received)
-        if len(self._received) < HEADER.size + size:
-            return
-        answer = pickle.loads(memoryview(self._received)[HEADER.size : HEADER.size + size])
-        whole = len(self._received) == HEADER.size + size
-        self._received = bytearray()
-        if self.call is None or answer["uid"] != self.call.uid or not whole:
-            # Somebody else writes on this socket; whatever it says, it is no answer.
-            self.dead = True
-            self._child.kill()
-            return
-        self.dead = self.dead or answer["retire"]
-        if answer["kept"]:
-            self._has.add(self.call.message["number"])
-        call, self.call = self.call, None
-        self._on_free(self, call)
-        call.on_answer(answer)
-
-    def _ended(self, end: End) -> None:
-        self.dead = True
-        # An answer that was sent before the end still counts.
-        while self.call is not None:
-            before = len(self._received)
-            self._readable()
-            if len(self._received) == before:
-                break
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        self._socket.close()
-        call, self.call = self.call, None
-        self._on_lost(self, call)
-        if call is not None:
-            call.on_answer(end)
-
-    def terminate(self, grace: float) -> None:
-        if grace > 0:
-            self._child.terminate(grace)
-        else:
-            self._child.kill()
-
-    def kill(self) -> None:
-        self._child.kill()
-
-
-def _command(descriptor: int) -> list[str]:
-    # The driver's search path goes along: it may have been changed, or hold the directory of the main script.
-    path = [os.path.abspath(entry) for entry in sys.path]
-    start = f"import sys; sys.path[:] = {path!r}; from {__package__}.worker import serve; serve({descriptor})"
-    return [sys.executable, "-c", start]
 
 
 def remove_captures(session: str, mark: str) -> None:

@@ -57,7 +57,10 @@ class Slots:
 
     def lacking(self, request: Request) -> str | None:
         """Say what the whole machine has too little of for a request, or None if it fits."""
-        for name, wanted, there in zip(Request._fields, request, self.total, strict=True):
+        total = self.total
+        if request.cores <= total.cores and request.gpus <= total.gpus and request.memory <= total.memory:
+            return None
+        for name, wanted, there in zip(Request._fields, request, total, strict=True):
             if wanted > there:
                 return f"{wanted} {name}, and there are {there}"
         return None
@@ -86,8 +89,7 @@ class Slots:
             return None
         oldest = heads[0][0]
         for number, request in heads:
-            cores, gpus, memory = self._free
-            if request.cores <= cores and request.gpus <= gpus and request.memory <= memory:
+            if self.fits(request):
                 self._overtaken.pop(number, None)
                 if number != oldest:
                     self._overtaken[oldest] = self._overtaken.get(oldest, 0) + 1
@@ -120,6 +122,34 @@ class Slots:
         gpus, self._gpus = tuple(self._gpus[: request.gpus]), self._gpus[request.gpus :]
         grant = self._granted[uid] = Grant(request, gpus)
         return uid, grant
+
+    def ahead(self, request: Request) -> str | None:
+        """Take out the oldest task that waits, if all that wait have one shape: a place of that shape is kept for it.
+
+        It runs once another passes its place on to it.
+        """
+        if len(self._queues) > 1:
+            self._heads()
+        queue = self._queues.get(request)
+        if queue is None or len(self._queues) > 1 or request.gpus:
+            return None
+        while queue:
+            number, uid = queue.popleft()
+            self._overtaken.pop(number, None)
+            if self._waiting.get(uid) == number:
+                del self._waiting[uid]
+                return uid
+        return None
+
+    def pass_on(self, old: str, new: str) -> Grant:
+        """Give a task that was taken out by `ahead` what another of its shape had."""
+        grant = self._granted[new] = self._granted.pop(old)
+        return grant
+
+    def fits(self, request: Request) -> bool:
+        """Tell whether there is room for a request now."""
+        cores, gpus, memory = self._free
+        return request.cores <= cores and request.gpus <= gpus and request.memory <= memory
 
     def release(self, uid: str) -> None:
         """Take back what a task was given."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import io
 import os
 import pickle
 import resource
@@ -12,16 +13,24 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
-from collections.abc import Callable
-from typing import IO, Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from ..pickling import dump_value
 
-__all__ = ["HEADER", "capture_path", "serve"]
+__all__ = ["ANSWER", "MESSAGE", "TOKEN", "capture_path", "serve"]
 
-# Length of a message in bytes; the pickled message follows.
-HEADER = struct.Struct("!Q")
+# Place of a call, number of its function, lengths in bytes of the pickled call and the pickled function that follow.
+MESSAGE = struct.Struct("=QQQQ")
+# Place of a call; who takes it from the pipe has the call.
+TOKEN = struct.Struct("=Q")
+# Place of a call, length in bytes of the pickled answer that follows.
+ANSWER = struct.Struct("=QQ")
+
+# Bytes that are read at once: several calls.
+_BUFFER = 1 << 16
 
 # Seconds that tasks left behind by an async function may take to end.
 _LEFTOVERS = 1.0
@@ -34,22 +43,27 @@ def capture_path(session: str, mark: str, pid: int, ending: str) -> str:
     return f"{session}/.asyncflow/{mark}.{pid}.{ending}"
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, tokens: int) -> None:
     """Run calls until the driver closes its end or dies.
 
     Args:
         descriptor: of a connected stream socket.
+        tokens: of a pipe that does not block.
     """
+    for inherited in (descriptor, tokens):
+        # Programs that a function starts have no use for them.
+        os.set_inheritable(inherited, False)
     runner, place = _Runner(), _Place()
     functions: dict[int, Callable[..., Any]] = {}
     connection = socket.socket(fileno=descriptor)
-    calls = connection.makefile("rb")
-    while (call := _read(calls)) is not None:
+    for position, call in _calls(io.BufferedReader(socket.SocketIO(connection, "r"), _BUFFER), tokens):
         answer = _run(call, place, functions, runner)
-        answer |= {"uid": call["uid"], "kept": call["number"] in functions, "retire": place.spoiled or runner.stuck}
+        answer["kept"] = call["number"] if call["number"] in functions else 0
+        answer["retire"] = place.spoiled or runner.stuck
         message = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
         try:
-            connection.sendall(HEADER.pack(len(message)) + message)
+            # Before the next token is taken: so the driver knows that the answer is there when the token is gone.
+            connection.sendall(ANSWER.pack(position, len(message)) + message)
         except OSError:
             # The driver is gone, and nobody is left to tell.
             return
@@ -57,23 +71,40 @@ def serve(descriptor: int) -> None:
             return
 
 
-def _read(stream: IO[bytes]) -> Any:
-    header = stream.read(HEADER.size)
-    if len(header) < HEADER.size:
-        return None
-    (size,) = HEADER.unpack(header)
-    body = stream.read(size)
-    return pickle.loads(body) if len(body) == size else None
+def _calls(stream: io.BufferedReader, tokens: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each call, with its place, that the driver has not taken back."""
+    taken = 0
+    while True:
+        header = stream.read(MESSAGE.size)
+        if len(header) < MESSAGE.size:
+            return
+        position, number, size, function_size = MESSAGE.unpack(header)
+        body, function = stream.read(size), stream.read(function_size)
+        if len(body) < size or len(function) < function_size:
+            return
+        if position > taken:
+            try:
+                token = os.read(tokens, TOKEN.size)
+            except BlockingIOError:
+                # It was there before the call was sent.
+                continue
+            except OSError:
+                return
+            if len(token) < TOKEN.size:
+                return
+            (taken,) = TOKEN.unpack(token)
+        if position == taken:
+            yield position, {**pickle.loads(body), "number": number, "function": function}
 
 
 def _run(
     call: dict[str, Any], place: _Place, functions: dict[int, Callable[..., Any]], runner: _Runner
 ) -> dict[str, Any]:
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = time.process_time()
     answer = _attempt(call, place, functions, runner)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    answer["cpu_time"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    answer["max_rss"] = after.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    answer["cpu_time"] = max(0.0, used.ru_utime + used.ru_stime - before)
+    answer["max_rss"] = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return answer
 
 
@@ -198,12 +229,8 @@ class _Place:
         opened = os.open(self._captures[descriptor], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
-        self._opened[descriptor] = self._identity(descriptor)
-
-    @staticmethod
-    def _identity(descriptor: int) -> tuple[int, int]:
         found = os.fstat(descriptor)
-        return found.st_dev, found.st_ino
+        self._opened[descriptor] = found.st_dev, found.st_ino
 
     def _set_environment(self, environment: dict[str, str]) -> None:
         for name in self._environment.keys() - environment.keys():
@@ -226,15 +253,14 @@ class _Place:
             OSError: it could not be written.
         """
         # What a function has bent here would hit the next one, so the worker goes.
-        self.spoiled = (
-            (sys.stdout, sys.stderr) != self._streams
-            or signal.getitimer(signal.ITIMER_REAL)[0] > 0
-            or any(self._identity(descriptor) != self._opened[descriptor] for descriptor, _ in _STREAMS)
-        )
+        self.spoiled = (sys.stdout, sys.stderr) != self._streams or signal.getitimer(signal.ITIMER_REAL)[0] > 0
         for stream in self._streams:
             stream.flush()
         for descriptor, ending in _STREAMS:
-            if os.fstat(descriptor).st_size:
+            found = os.fstat(descriptor)
+            if (found.st_dev, found.st_ino) != self._opened[descriptor]:
+                self.spoiled = True
+            if found.st_size:
                 os.rename(self._captures[descriptor], f"{call['sandbox']}/{call['uid']}.{ending}")
                 self._open(descriptor)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from asyncflow_hpc import InputFile, LocalExecutionBackend, NoopExecutionBackend, OutputFile, WorkflowEngine
@@ -670,10 +671,11 @@ def test_old_handlers_come_back(root: Path) -> None:
     assert (process.returncode, out) == (0, "own handler\n"), err
 
 
-def test_loop_that_ends_without_shutdown_leaves_nothing(root: Path) -> None:
+async def test_loop_that_ends_without_shutdown_leaves_nothing(root: Path) -> None:
     process = run_script("forgetful.py", str(root))
-    _, err = process.communicate()
+    _, err = await asyncio.to_thread(process.communicate)
     assert process.returncode == 0 and "before engine" in err, err
+    await until(lambda: not [p for p in psutil.process_iter(["cwd"]) if (p.info["cwd"] or "").startswith(str(root))])
 
 
 def test_radical_asyncflow_scripts(root: Path) -> None:

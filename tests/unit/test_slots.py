@@ -40,6 +40,7 @@ class SlotsMachine(RuleBasedStateMachine):
         self.waiting: list[tuple[str, Request]] = []
         self.running: dict[str, Grant] = {}
         self.overtaken: Counter[str] = Counter()
+        self.ahead: list[tuple[str, Request]] = []
 
     def free(self) -> list[int]:
         used = [grant.request for grant in self.running.values()]
@@ -98,7 +99,7 @@ class SlotsMachine(RuleBasedStateMachine):
 
     @rule()
     def what_does_not_wait_cannot_be_removed(self) -> None:
-        for uid in [*self.running, "never put"]:
+        for uid in [*self.running, *(uid for uid, _ in self.ahead), "never put"]:
             assert self.slots.remove(uid) is False
 
     def expected(self) -> str | None:
@@ -137,6 +138,38 @@ class SlotsMachine(RuleBasedStateMachine):
         self.running[uid] = grant
         return True
 
+    @rule(data=st.data())
+    def take_ahead(self, data: st.DataObject) -> None:
+        """The oldest is taken out when nothing of another shape waits, which it would hold up."""
+        request = data.draw(st.sampled_from(self.shapes))
+        expected = None
+        if not request.gpus and {shape for _, shape in self.waiting} == {request}:
+            expected, _ = entry = self.waiting.pop(0)
+            self.overtaken.pop(expected, None)
+            self.ahead.append(entry)
+        assert self.slots.ahead(request) == expected
+
+    @precondition(lambda self: self.ahead)
+    @rule()
+    def put_back_ahead(self) -> None:
+        """They wait again in their order, before all others."""
+        for uid, request in reversed(self.ahead):
+            self.slots.put(uid, request, first=True)
+            self.waiting.insert(0, (uid, request))
+        self.ahead.clear()
+
+    @precondition(lambda self: self.ahead and self.running)
+    @rule(data=st.data())
+    def pass_on(self, data: st.DataObject) -> None:
+        """One that was taken out gets all that one of its shape had, and nothing else changes."""
+        uid, request = data.draw(st.sampled_from(self.ahead))
+        old = [other for other, grant in sorted(self.running.items()) if grant.request == request]
+        if old:
+            self.ahead.remove((uid, request))
+            chosen = data.draw(st.sampled_from(old))
+            self.running[uid] = self.running.pop(chosen)
+            assert self.slots.pass_on(chosen, uid) == self.running[uid]
+
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
@@ -148,6 +181,7 @@ class SlotsMachine(RuleBasedStateMachine):
     def nothing_is_given_twice(self) -> None:
         if hasattr(self, "running"):
             assert all(free >= 0 for free in self.free())
+            assert all(self.slots.fits(shape) == self.fits(shape) for shape in self.shapes)
             given = [gpu for grant in self.running.values() for gpu in grant.gpus]
             assert len(given) == len(set(given)) and set(given) <= set(GPUS)
 
@@ -161,6 +195,8 @@ class SlotsMachine(RuleBasedStateMachine):
         """Everything starts in the end when what runs ends."""
         if not hasattr(self, "slots"):
             return
+        if self.ahead:
+            self.put_back_ahead()
         while self.waiting or self.running:
             while self.take_one():
                 pass
