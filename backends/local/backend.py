@@ -17,16 +17,18 @@ from asyncflow_hpc.backend import BackendCapabilities
 from asyncflow_hpc.errors import ConfigurationError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription, describe
-from asyncflow_hpc.units import parse_memory
 
 from ..pickling import FunctionPickles
 from ..sandbox import make_session
 from ..staging import StagesFiles
+from ..staging.downloads import remote
 from .attempts import Attempt
 from .call_attempts import FunctionAttempt, ThreadAttempt
 from .command_attempts import CommandAttempt
+from .fetching import Fetching
 from .functions import FunctionWorkers, memory_kills, remove_captures
 from .launch import request_for, visible_gpus
+from .machine import total_memory, usable_cores
 from .processes import MARK, kill_marked
 from .script_calls import ScriptedCallAttempt
 from .slots import Request, Slots
@@ -79,7 +81,7 @@ class LocalExecutionBackend(StagesFiles):
         name: str = "local",
     ) -> None:
         super().__init__(name)
-        cores = _usable_cores() if cores is None else cores
+        cores = usable_cores() if cores is None else cores
         if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
             raise ConfigurationError(f"cores of backend '{name}' must be a whole number above zero, not {cores!r}")
         if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:
@@ -94,7 +96,7 @@ class LocalExecutionBackend(StagesFiles):
             executor = ThreadPoolExecutor(cores, thread_name_prefix="asyncflow-function")
         self.executor = executor
         self.scripted = scripted
-        self.slots = Slots(cores, visible_gpus(gpus), _memory(name, memory))
+        self.slots = Slots(cores, visible_gpus(gpus), total_memory(name, memory))
         self.pickles = FunctionPickles()
         self._attempts: dict[str, Attempt] = {}
         self._waiting: dict[str, Attempt] = {}
@@ -111,6 +113,7 @@ class LocalExecutionBackend(StagesFiles):
         self.workers = FunctionWorkers(self.mark, self)
         # Not the loop's own threads: the script's functions may fill those.
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="asyncflow-local")
+        self._fetching = Fetching(self._fetched, self.threads)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
         self.null = os.open(os.devnull, os.O_RDWR)
@@ -143,6 +146,13 @@ class LocalExecutionBackend(StagesFiles):
         description = describe(task)
         self.check_description(description)
         attempt = self._attempt_for(task, description)
+        if remote(attempt.plan):
+            self._fetching.begin(attempt, self.session.path)
+        else:
+            self._admit(attempt)
+
+    def _admit(self, attempt: Attempt) -> None:
+        task = attempt.task
         if attempt.needs_slots:
             self._waiting[task["uid"]] = attempt
             self.slots.put(task["uid"], attempt.request)
@@ -158,10 +168,20 @@ class LocalExecutionBackend(StagesFiles):
             raise UnsupportedTaskError(f"function task '{task['name']}': ranks and launcher are for executable tasks")
         if self.executor is not None:
             return ThreadAttempt(self, task, description)
-        kind = (
-            ScriptedCallAttempt if self.scripted or description.pre_exec or description.post_exec else FunctionAttempt
-        )
-        return kind(self, task, description)
+        if self.scripted or description.pre_exec or description.post_exec:
+            return ScriptedCallAttempt(self, task, description)
+        return FunctionAttempt(self, task, description)
+
+    def _fetched(self, attempt: Attempt, failure: Exception | None) -> None:
+        """Go on with an attempt whose downloads are there, or failed."""
+        if failure is None:
+            self._admit(attempt)
+            self.start_waiting()
+            return
+        task = attempt.task
+        task["state"] = TaskState.FAILED
+        task["exception"], task["cause"] = str(failure), FailureCause.STAGING
+        self.task_state_cb(task, TaskState.FAILED)
 
     def start_waiting(self) -> None:
         """Start all that there is room for, and send workers what comes next."""
@@ -304,6 +324,10 @@ class LocalExecutionBackend(StagesFiles):
 
     async def cancel_task(self, uid: str) -> bool:
         """Cancel a task that waits, or end its processes; it is reported CANCELED when they are gone."""
+        fetching = self._fetching.stop(uid)
+        if fetching is not None:
+            self._report_cancelled(fetching.task)
+            return True
         if uid in self._waiting:
             self.recall(self._waiting[uid])
         waiting = self._waiting.pop(uid, None)
@@ -338,6 +362,8 @@ class LocalExecutionBackend(StagesFiles):
     async def _shut(self) -> None:
         if not self._started:
             return
+        for fetching in await self._fetching.close():
+            self._report_cancelled(fetching.task)
         self.workers.recall_all()
         waiting, self._waiting = self._waiting, {}
         for attempt in waiting.values():
@@ -370,19 +396,3 @@ class LocalExecutionBackend(StagesFiles):
         for attempt in list(self._attempts.values()):
             attempt.kill()
         self.workers.kill()
-
-
-def _usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
-
-def _memory(name: str, memory: int | str | None) -> int:
-    if memory is None:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        return parse_memory(memory)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"memory of backend '{name}': {error}") from None

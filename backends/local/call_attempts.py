@@ -8,7 +8,7 @@ import os
 import pickle
 from typing import Any
 
-from asyncflow_hpc.errors import RemoteTraceback, SerializationError, SessionError
+from asyncflow_hpc.errors import RemoteTraceback, SerializationError, SessionError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause, TaskState
 
 from ..pickling import dump_arguments, dump_context
@@ -81,6 +81,8 @@ class FunctionAttempt(Attempt, Call):
             "cwd": self.description.cwd,
             "environment": self._environment(),
         }
+        if self.plan.stages_in or self.plan.deliveries:
+            message["plan"] = self.plan
         if task.get("context") is not None:
             message["context"] = dump_context(task["context"])
         return Message(pickle.dumps(message, pickle.HIGHEST_PROTOCOL), number, data)
@@ -177,6 +179,9 @@ class FunctionAttempt(Attempt, Call):
             self._conclude(TaskState.FAILED, FailureCause.EXIT_CODE)
         elif "unpicklable" in answer:
             self._fail(SerializationError(f"task '{name}' ran, but {answer['unpicklable']}"))
+        elif "staging_error" in answer:
+            self.task["exception"], self.task["exit_code"] = answer["staging_error"], answer["exit_code"]
+            self._conclude(TaskState.FAILED, FailureCause.STAGING)
         elif "sandbox_error" in answer:
             self._fail(SessionError(answer["sandbox_error"]))
         else:
@@ -208,6 +213,11 @@ class ThreadAttempt(Attempt):
     def start(self) -> None:
         """Submit the call to the executor."""
         task = self.task
+        if self.plan.transfers or self.plan.deliveries:
+            raise UnsupportedTaskError(
+                f"function task '{task['name']}' runs in a thread, which has no sandbox for its files:"
+                " let functions run in processes"
+            )
         function, executor = task["function"], self.backend.executor
         assert function is not None and executor is not None
         self._future = submit_call(executor, task["name"], function, task["args"], task["kwargs"], task.get("context"))

@@ -16,9 +16,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..pickling import dump_value
+
+if TYPE_CHECKING:
+    from ..staging import Plan
 
 __all__ = ["ANSWER", "MESSAGE", "TOKEN", "capture_path", "serve"]
 
@@ -115,7 +118,9 @@ def _attempt(
         place.enter(call)
     except OSError as error:
         return {"sandbox_error": f"sandbox {call['sandbox']} cannot be used: {error.strerror}"}
-    answer = _answer(call, functions, runner)
+    plan: Plan | None = call.get("plan")
+    failure = _stage_in(plan, call) if plan is not None else None
+    answer = _answer(call, functions, runner) if failure is None else failure
     if os.getpid() != place.pid:
         # The function forked, and this is the child come back: the next call is not its to run.
         _end_child(answer)
@@ -125,7 +130,42 @@ def _attempt(
         place.spoiled = True
         # What was printed belongs to the result: where it cannot be kept, the call has failed.
         return answer if "result" not in answer else _failed(error)
+    if plan is not None and "result" in answer:
+        return _stage_out(plan, call) or answer
     return answer
+
+
+def _stage_in(plan: Plan, call: dict[str, Any]) -> dict[str, Any] | None:
+    """Bring a function its files; returns what went wrong."""
+    # Most calls have none, and need not wait for these imports.
+    from asyncflow_hpc.errors import StagingError
+
+    from ..staging.apply import perform, survey
+
+    try:
+        found = survey(plan)
+        assert found is not None
+        perform(found, call["sandbox"])
+    except StagingError as error:
+        return {"staging_error": str(error), "exit_code": None}
+    return None
+
+
+def _stage_out(plan: Plan, call: dict[str, Any]) -> dict[str, Any] | None:
+    """Take a function's files to their final places; returns what went wrong."""
+    from asyncflow_hpc.errors import StagingError
+
+    from ..staging.apply import deliver, missing
+
+    directory = call["cwd"] or call["sandbox"]
+    if missing(plan.promised, directory):
+        # The driver looks too, and says so.
+        return None
+    try:
+        deliver(plan.deliveries, directory, f"{call['uid']}.{call['mark'][:8]}")
+    except StagingError as error:
+        return {"staging_error": str(error), "exit_code": 0}
+    return None
 
 
 def _end_child(answer: dict[str, Any]) -> NoReturn:
