@@ -94,7 +94,9 @@ def _without_result(exit_code: int | None, reason: str, *, missing: bool = False
     text = f"the process that ran the function ended with {_described(exit_code)} and left no result: {reason}"
     if exit_code == 0:
         text += "; nothing shows that the function returned, and it may have called os._exit()"
-    return Failed(text, _cause(exit_code), exit_code, missing)
+    # As where a worker of the local backend ends so: the function's doing.
+    cause = FailureCause.EXIT_CODE if missing and exit_code == 0 else _cause(exit_code)
+    return Failed(text, cause, exit_code, missing)
 
 
 def _described(exit_code: int | None) -> str:
@@ -130,7 +132,8 @@ def _judge(result: CallFile, exit_code: int | None) -> Result:
     refused = _OWN_FAILURES[header["code"]][0](header["text"])
     if header.get("traceback"):
         refused.__cause__ = RemoteTraceback(header["traceback"])
-    return Failed(refused, cause or FailureCause.BACKEND, header["code"])
+    code = 1 if header["code"] == ExitCode.UNPICKLABLE else header["code"]
+    return Failed(refused, cause or FailureCause.BACKEND, code)
 
 
 def _value(result: CallFile, exit_code: int | None) -> Result:

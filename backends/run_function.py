@@ -97,8 +97,9 @@ def _answer(call: CallFile) -> dict[str, Any]:
 
 
 def _extend_search_path(entries: Iterable[str]) -> None:
-    known = set(map(os.path.abspath, sys.path))
-    sys.path += [entry for entry in entries if entry not in known]
+    # In the driver's order: there too, a module beside the script may stand before an installed one of its name.
+    first = list(dict.fromkeys(entries))
+    sys.path[:] = [*first, *(entry for entry in sys.path if os.path.abspath(entry) not in first)]
 
 
 def _forget_current_directory() -> None:

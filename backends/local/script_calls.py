@@ -18,7 +18,11 @@ from .processes import End
 
 __all__ = ["ScriptedCallAttempt"]
 
-_RUN_FUNCTION = "asyncflow_hpc.backends.run_function"
+# As `-m asyncflow_hpc.backends.run_function`, but no file of the sandbox stands for a module while Python starts.
+_RUN_FUNCTION = (
+    "import sys; sys.path[:] = filter(None, sys.path);"
+    " from asyncflow_hpc.backends.run_function import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 class ScriptedCallAttempt(CommandAttempt):
@@ -28,7 +32,7 @@ class ScriptedCallAttempt(CommandAttempt):
         return None
 
     def _argv(self) -> list[str]:
-        return [sys.executable, "-m", _RUN_FUNCTION, self.sandbox]
+        return [sys.executable, "-c", _RUN_FUNCTION, self.sandbox]
 
     def _start_script(self) -> None:
         task = self.task

@@ -321,7 +321,7 @@ def test_sys_exit_is_no_result(sandbox: Sandbox, argument: Any, exit_code: int, 
 @pytest.mark.parametrize(
     ("end", "cause", "exit_code"),
     [
-        (lambda: os._exit(0), FailureCause.BACKEND, 0),
+        (lambda: os._exit(0), FailureCause.EXIT_CODE, 0),
         (lambda: os._exit(3), FailureCause.EXIT_CODE, 3),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), FailureCause.SIGNAL, -9),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), FailureCause.SIGNAL, -15),
@@ -387,7 +387,7 @@ def test_a_child_that_outlives_its_parent_has_no_result(sandbox: Sandbox) -> Non
         os._exit(0)
 
     found = sandbox.failure(forks)
-    assert (found.cause, found.missing) == (FailureCause.BACKEND, True)
+    assert (found.cause, found.missing) == (FailureCause.EXIT_CODE, True)
 
 
 class ForksWhenPickled:
@@ -417,7 +417,7 @@ def test_a_process_that_dies_after_its_function_has_not_succeeded(sandbox: Sandb
 def test_a_result_that_cannot_be_pickled(sandbox: Sandbox) -> None:
     found = sandbox.failure(lambda: [b"x" * 1_000_000, threading.Lock()])
     assert isinstance(found.error, SerializationError)
-    assert (found.cause, found.exit_code) == (FailureCause.BACKEND, ExitCode.UNPICKLABLE)
+    assert (found.cause, found.exit_code) == (FailureCause.BACKEND, 1)
     assert "'task' ran, but its result, a list, cannot be pickled" in str(found.error)
     assert "lock" in str(found.error)
     assert str(found.error) in sandbox.stderr.decode()

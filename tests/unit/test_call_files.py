@@ -210,9 +210,9 @@ def test_a_file_that_anybody_could_have_put_there_is_refused(
     with pytest.raises(SessionError, match=message):
         open_file(sandbox, file)
     found = failure(sandbox, 0)
-    assert found.cause is FailureCause.BACKEND
-    assert message in str(found.error)
     assert found.missing == (message == "does not exist")
+    assert found.cause is (FailureCause.EXIT_CODE if found.missing else FailureCause.BACKEND)
+    assert message in str(found.error)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -264,7 +264,7 @@ def test_a_result_of_another_call_does_not_count(sandbox: str) -> None:
     leave_result(sandbox, "old")
     leave_call(sandbox)
     found = failure(sandbox, 0)
-    assert (found.cause, found.missing) == (FailureCause.BACKEND, True)
+    assert (found.cause, found.missing) == (FailureCause.EXIT_CODE, True)
     assert "another call" in str(found.error)
 
 
@@ -298,7 +298,7 @@ def test_another_format_is_named(sandbox: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("exit_code", "error", "cause", "text"),
     [
-        (0, str, FailureCause.BACKEND, "os._exit"),
+        (0, str, FailureCause.EXIT_CODE, "os._exit"),
         (None, str, FailureCause.BACKEND, "not known"),
         (1, str, FailureCause.EXIT_CODE, "exit code 1"),
         (127, str, FailureCause.EXIT_CODE, "exit code 127"),
