@@ -211,8 +211,6 @@ def parse_record(data: bytes) -> Record:
         raise RecordError(f"it has version {shortened(version)}, and only {_VERSION} is known here")
     exit_code, signal = _outcome(found)
     start, end = _moment(found, "start"), _moment(found, "end")
-    if end < start:
-        raise RecordError(f"it ends at {end}, before it starts at {start}")
     cpu_time, max_rss = _resources(_text(found, "times"), _text(found, "usage"))
     return Record(
         session=_text(found, "session"),

@@ -67,7 +67,10 @@ class RunScript:
         if self.cwd is not None:
             parts.append(f"cd -- {shlex.quote(self.cwd)} || asyncflow_fail {shlex.quote(f'{self.cwd} is not there')}")
         if self.pre_exec:
-            parts += ["asyncflow_stage=pre_exec", *[f"{{ {line}\n}} || exit" for line in self.pre_exec]]
+            parts += [
+                "asyncflow_stage=pre_exec",
+                *[f'{{ {line}\n}} 2>>"$asyncflow_err" || exit' for line in self.pre_exec],
+            ]
         parts += ["asyncflow_stage=run", f"{self._launch()} </dev/null", "asyncflow_code=$?"]
         if self.post_exec:
             parts += self._after()
@@ -84,7 +87,7 @@ class RunScript:
             "name": " ".join(f"{self.uid} {self.name!r}, attempt {self.attempt}".split()),
             "sandbox": shlex.quote(self.sandbox),
             "out": shlex.quote(f"./{self.uid}.out"),
-            "err": shlex.quote(f"./{self.uid}.err"),
+            "err": shlex.quote(f"{self.sandbox}/{self.uid}.err"),
             "signals": "\n".join(f"trap 'asyncflow_noted={name}' {name}" for name in _SIGNALS),
         }
 
@@ -106,15 +109,16 @@ class RunScript:
             argv = ["env", *odd, *argv]
         line = " ".join(shlex.quote(word) for word in argv)
         if self.timer is None:
-            return f"(exec {line})"
+            return _started(line)
         timer = f"{shlex.quote(self.timer)} -o {shlex.quote(self._own('usage'))} -f '%M %U %S' --"
-        return f"if [ -x {shlex.quote(self.timer)} ]; then (exec {timer} {line}); else (exec {line}); fi"
+        started, timed = _started(line), _started(f"{timer} {line}")
+        return f"if [ -x {shlex.quote(self.timer)} ]; then {timed}; else {started}; fi"
 
     def _after(self) -> list[str]:
         # They run whatever came of the command, and their failure is the task's where it had none.
         lines = ["asyncflow_last=0", '[ "$asyncflow_code" -ne 0 ] || asyncflow_stage=post_exec']
         for line in self.post_exec:
-            lines.append(f"{{ {line}\n}} || asyncflow_last=$?")
+            lines.append(f'{{ {line}\n}} 2>>"$asyncflow_err" || asyncflow_last=$?')
             lines.append('[ "$asyncflow_code" -ne 0 ] || [ "$asyncflow_last" -eq 0 ] || exit "$asyncflow_last"')
         return lines
 
@@ -137,6 +141,11 @@ class RunScript:
         )
 
 
+def _started(line: str) -> str:
+    # What a shell says of a child that a signal ended goes to the script's own error output, not to the task's.
+    return f'(exec 2>>"$asyncflow_err"; exec {line})'
+
+
 _BEGIN = """\
 #!/bin/sh
 # {name}
@@ -145,7 +154,8 @@ _BEGIN = """\
 umask 077
 asyncflow_box={sandbox}
 cd -- "$asyncflow_box" || exit 125
-exec >>{out} 2>>{err}
+asyncflow_err={err}
+exec >>{out} 2>>.asyncflow/script.log
 asyncflow_stage=stage_in asyncflow_code=0 asyncflow_noted='' asyncflow_missing=''
 asyncflow_start=$(date +%s)
 {signals}

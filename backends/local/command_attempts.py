@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import uuid
 from collections.abc import Callable
 
@@ -69,6 +68,10 @@ class CommandAttempt(Attempt):
 
     def _not_staged(self, error: StagingError) -> None:
         self.task["exception"] = str(error)
+        # As where the script finds out.
+        for ending in ("out", "err"):
+            os.close(self._open(ending))
+        self.task["stdout"] = self.task["stderr"] = ""
         self._over = True
         self._conclude(TaskState.FAILED, FailureCause.STAGING)
 
@@ -148,7 +151,7 @@ class CommandAttempt(Attempt):
             if error.errno in self.backend.try_later:
                 raise
             # sh says in its own words, and with its exit codes 126 and 127, why a program does not start.
-            return start(["/bin/sh", "-c", shlex.join(argv)])
+            return start(["/bin/sh", "-c", 'exec "$@"', "sh", *argv])
 
     def _ended(self, end: End) -> None:
         self._over = True

@@ -62,6 +62,8 @@ class ScriptedCallAttempt(CommandAttempt):
         task = self.task
         if isinstance(result, Returned):
             task["return_value"] = result.value
+            if not task.get("capture_stdio"):
+                task["stdout"] = task["stderr"] = None
             super()._take(verdict)
             return
         task["exception"], task["exit_code"] = result.error, result.exit_code

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -56,6 +57,14 @@ def drop(directory: Path, *names: str) -> None:
     directory.mkdir(mode=0o700, exist_ok=True)
     for name in names:
         (directory / name).touch()
+
+
+def drop_many(directory: Path, number: int) -> None:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    there = os.open(directory, os.O_RDONLY)
+    for counted in range(number):
+        os.mknod(uid(counted), dir_fd=there)
+    os.close(there)
 
 
 def drop_elsewhere(directory: Path, *names: str) -> None:
@@ -140,17 +149,15 @@ async def test_a_hundred_thousand_old_ones_hold_up_nobody(
 
     list_some = spool._Directory.next_names
     monkeypatch.setattr(spool._Directory, "next_names", lambda self: counted(list_some(self)))
-    directory.mkdir()
-    there = os.open(directory, os.O_RDONLY)
-    for number in range(100_000):
-        os.mknod(uid(number), dir_fd=there)
-    os.close(there)
+    drop_many(directory, 100_000)
     async with watcher:
         await until(lambda: len(told) == 100_000)
         drop_elsewhere(directory, uid(100_000))
         await until(lambda: told[uid(100_000), 0])
     assert set(told.values()) == {1}
     assert most <= 1000
+    # pytest keeps the directories of its last runs.
+    shutil.rmtree(directory)
 
 
 async def test_odd_names_are_left_alone(watcher: SpoolWatcher, directory: Path, told: Told) -> None:
@@ -298,8 +305,9 @@ async def test_a_session_that_vanishes_and_comes_back_is_watched_again(
 ) -> None:
     async with watcher:
         await settle(watcher, directory, told)
-        directory.rmdir()
-        root.rmdir()
+        gone = root.with_name("gone")
+        root.rename(gone)
+        (gone / ".spool").rmdir()
         await until(lambda: warnings(caplog))
         root.mkdir()
         drop(directory, uid(1))
@@ -388,7 +396,7 @@ async def test_one_that_was_never_started_is_closed(watcher: SpoolWatcher, direc
 
 async def test_a_close_with_work_tells_nothing_more(watcher: SpoolWatcher, directory: Path, told: Told) -> None:
     before = left_over()
-    drop(directory, *[uid(number) for number in range(5000)])
+    drop_many(directory, 5000)
     closings = []
 
     def close(name: str, attempt: int) -> None:
@@ -514,7 +522,7 @@ async def test_what_the_kernel_forgot_to_tell_is_listed(directory: Path, told: T
     async with watcher:
         await settle(watcher, directory, told)
         # The loop stands still, so nobody reads the events.
-        drop(directory, *[uid(number) for number in range(most + 2000)])
+        drop_many(directory, most + 2000)
         await until(lambda: len(told) == most + 2000)
         await settle(watcher, directory, told)
     assert set(told.values()) == {1}
