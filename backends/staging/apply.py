@@ -166,7 +166,7 @@ class _Trees:
             self._names[name] = file
             if dependency.action == "copy":
                 self._copied.add(name)
-        elif known != file and not _same(known, file):
+        elif not _same(known, file):
             self._share(name)
             return False
         return directory
@@ -181,7 +181,7 @@ class _Trees:
 
 def _same(one: str, other: str) -> bool:
     if _DIRECTORY in (one, other):
-        return False
+        return one == other
     try:
         return os.path.samefile(one, other)
     except OSError:

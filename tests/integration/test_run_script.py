@@ -1,0 +1,193 @@
+"""The run script by itself: under each shell, whatever happens in it, it leaves a record that says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncflow_hpc.backends.evidence import Record, read_record, record_path
+from asyncflow_hpc.backends.run_script import RunScript, write_script
+from asyncflow_hpc.backends.staging import Delivery, Dependency, Plan, Transfer
+from asyncflow_hpc.backends.verdict import verdict_on
+from asyncflow_hpc.states import FailureCause, TaskState
+
+FULL = Plan(
+    (
+        Transfer(("/a/b c",), "b c", "link", "x"),
+        Transfer(("/a/d",), "e/f", "copy", "x"),
+        Transfer(("/a/d", "/z/d"), "e/g", "move", "x", otherwise="/q"),
+    ),
+    (
+        Dependency("/s/task.000001", "task.000001", "link", frozenset({".asyncflow"})),
+        Dependency("/s2/task.000001", "s2.task.000001", "copy", frozenset({".asyncflow"})),
+    ),
+    ("o1", "o2/x"),
+    (Delivery("o1", "/t/o1"),),
+)
+
+
+class Run:
+    """A script in a sandbox of its own."""
+
+    def __init__(self, shell: list[str], root: Path) -> None:
+        self.shell = shell
+        self.sandbox = root / "a 'session'" / "task.000007"
+        self.sandbox.mkdir(parents=True)
+
+    def write(self, argv: list[str], **more: Any) -> str:
+        values = {"uid": "task.000007", "name": "n", "nonce": "abc", "sandbox": str(self.sandbox), "argv": argv}
+        return write_script(RunScript(session=str(self.sandbox.parent), **values, **more))
+
+    def command(self, *argv: str, **more: Any) -> tuple[int, Record]:
+        ended = subprocess.run([*self.shell, self.write(list(argv), **more)], stdin=subprocess.DEVNULL, timeout=60)
+        return ended.returncode, self.record()
+
+    def record(self) -> Record:
+        found = read_record(record_path(self.sandbox), session="a 'session'", uid="task.000007", attempt=0, nonce="abc")
+        assert found is not None
+        return found
+
+    def text(self, name: str) -> str:
+        return (self.sandbox / name).read_text()
+
+
+@pytest.fixture
+def run(shell: list[str], root: Path) -> Run:
+    return Run(shell, root)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "number"), [("exit 0", 0, None), ("exit 7", 7, None), ("kill -9 $$", None, 9)]
+)
+def test_the_job_ends_as_the_task(run: Run, command: str, code: int | None, number: int | None) -> None:
+    returned, record = run.command("sh", "-c", command)
+    assert returned == (code if code is not None else 128 + (number or 0))
+    assert (record.exit_code, record.signal, record.stage) == (code, number, "run")
+    assert record.start <= record.end and record.host and record.native_id
+    assert record.cpu_time is not None
+    assert os.listdir(run.sandbox.parent / ".spool") == ["task.000007"]
+
+
+def test_gnu_time_tells_memory_and_signals_apart(run: Run) -> None:
+    timer = shutil.which("time")
+    if timer is None:
+        pytest.skip("no GNU time here")
+    _, record = run.command(sys.executable, "-c", "x = bytearray(60_000_000)", timer=timer)
+    assert record.max_rss is not None and record.max_rss > 60_000_000
+    _, record = run.command("sh", "-c", "exit 137", timer=timer)
+    # A shell cannot tell the two apart, so neither can we.
+    assert (record.exit_code, record.signal) == (None, 9)
+    _, record = run.command("sh", "-c", "kill -9 $$", timer=timer)
+    assert (record.exit_code, record.signal) == (None, 9)
+    assert run.command("true", timer="/nowhere/time")[0] == 0
+
+
+def test_lines_around_the_command(run: Run) -> None:
+    lines = {"pre_exec": ["A=1; export A", "cd /"], "post_exec": ["echo after $A", "pwd"]}
+    returned, record = run.command("sh", "-c", "echo run $A; exit 4", **lines)
+    assert (returned, record.exit_code, record.stage) == (4, 4, "run")
+    assert run.text("task.000007.out") == "run 1\nafter 1\n/\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "stage", "code"),
+    [
+        ({"pre_exec": ["(exit 9)", "echo never"]}, "pre_exec", 9),
+        ({"pre_exec": ["exit 3"]}, "pre_exec", 3),
+        ({"pre_exec": ["exit 0"]}, "pre_exec", 0),
+        ({"pre_exec": ["no-such-command-here"]}, "pre_exec", 127),
+        ({"post_exec": ["(exit 6)", "echo never"]}, "post_exec", 6),
+        ({"post_exec": ["exit 0"]}, "post_exec", 0),
+        ({"pre_exec": ["set -e"], "post_exec": ["false"]}, "post_exec", 1),
+    ],
+)
+def test_lines_that_fail_or_leave(run: Run, lines: Any, stage: str, code: int) -> None:
+    returned, record = run.command("true", **lines)
+    assert (returned, record.stage, record.exit_code) == (code, stage, code)
+    assert verdict_on(record, (), "", "").state is TaskState.FAILED
+    assert "never" not in run.text("task.000007.out")
+
+
+def test_environment_of_odd_names_and_values(run: Run) -> None:
+    odd = {"PLAIN": "a 'b' $C `d`\n\\", "with.dot": "x y", "1st": "é", "PATH": os.environ["PATH"]}
+    run.command(sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))", environment=odd)
+    seen = json.loads(run.text("task.000007.out"))
+    assert {name: seen[name] for name in odd} == odd
+    assert seen["ASYNCFLOW_TASK_UID"] == "task.000007" and seen["ASYNCFLOW_ATTEMPT"] == "0"
+    assert seen["ASYNCFLOW_SANDBOX"] == str(run.sandbox)
+    assert seen["ASYNCFLOW_SESSION"] == str(run.sandbox.parent)
+
+
+def test_a_signal_before_the_end_is_noted(run: Run) -> None:
+    # The script alone is told, as Slurm does before a walltime; the task has the rest of its time.
+    code = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); print('on')"
+    returned, record = run.command(sys.executable, "-c", code)
+    assert (returned, record.exit_code, record.noted) == (0, 0, "TERM")
+    assert run.text("task.000007.out") == "on\n"
+
+
+def test_a_group_that_is_ended_leaves_a_record(run: Run) -> None:
+    code = "import os, signal; os.killpg(0, signal.SIGTERM)"
+    script = run.write([sys.executable, "-c", code])
+    process = subprocess.Popen([*run.shell, script], start_new_session=True, stdin=subprocess.DEVNULL)
+    process.wait(60)
+    assert (run.record().signal, run.record().noted) == (signal.SIGTERM, "TERM")
+
+
+def test_what_staging_said_is_kept(run: Run) -> None:
+    plan = Plan((Transfer(("/no/such 'file'",), "in", "link", "an input"),))
+    returned, record = run.command("sh", "-c", "echo >ran", plan=plan)
+    assert returned == 1 and record.stage == "stage_in" and not (run.sandbox / "ran").exists()
+    said = run.text(".asyncflow/error")
+    assert "/no/such 'file'" in said
+    verdict = verdict_on(record, (), "", said)
+    assert (verdict.cause, verdict.exit_code, verdict.text) == (FailureCause.STAGING, None, said)
+
+
+def test_outputs_that_are_missing_or_cannot_be_delivered(run: Run, root: Path) -> None:
+    (root / "a file").write_text("")
+    plan = Plan(promised=("a", "b", "c"))
+    returned, record = run.command("touch", "b", plan=plan)
+    assert (returned, record.exit_code, record.missing) == (1, 0, (0, 2))
+    verdict = verdict_on(record, plan.promised, "/box", "")
+    assert (verdict.cause, verdict.exit_code) == (FailureCause.MISSING_OUTPUT, 0) and "a, c in /box" in str(
+        verdict.text
+    )
+    plan = Plan(promised=("b",), deliveries=(Delivery("b", f"{root}/a file/b"),))
+    returned, record = run.command("touch", "b", plan=plan)
+    assert returned != 0 and verdict_on(record, plan.promised, "/box", "said").cause is FailureCause.STAGING
+
+
+def test_it_can_be_run_again_by_hand(run: Run) -> None:
+    script = run.write(["sh", "-c", "echo once more"], durable=True)
+    for _ in range(2):
+        subprocess.run([*run.shell, script], check=True, cwd="/", stdin=subprocess.DEVNULL)
+    assert run.text("task.000007.out") == "once more\n" * 2
+
+
+def test_a_record_that_cannot_be_written_is_none(run: Run) -> None:
+    script = run.write(["sh", "-c", 'rm -rf "$ASYNCFLOW_SANDBOX/.asyncflow"'])
+    subprocess.run([*run.shell, script], stdin=subprocess.DEVNULL)
+    assert not record_path(run.sandbox).exists()
+    assert os.listdir(run.sandbox.parent / ".spool") == []
+
+
+@pytest.mark.parametrize("plan", [Plan(), FULL], ids=["no files", "files"])
+@pytest.mark.parametrize("more", [{}, {"timer": "/usr/bin/time", "durable": True, "cwd": "/tmp/x y"}], ids=["", "more"])
+def test_shellcheck_finds_nothing(plan: Plan, more: Any) -> None:
+    values = {"uid": "task.000002", "name": "a 'name'\n", "session": "/s", "sandbox": "/s/task.000002", "nonce": "ab"}
+    lines = {"pre_exec": ["true"], "post_exec": ["true"], "environment": {"A.B": "1", "X": "'"}}
+    text = RunScript(**values, argv=["/bin/true", "x y", "'"], plan=plan, **lines, **more).text()
+    checked = subprocess.run(
+        [shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck")), "-s", "sh", "-"],
+        input=text, text=True, capture_output=True,
+    )  # fmt: skip
+    assert checked.stdout == "" and checked.returncode == 0
