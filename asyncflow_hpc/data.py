@@ -76,7 +76,7 @@ class InputFile:
             self.filepath = Path(unquote(url.path).rstrip("/").rsplit("/", 1)[-1] or "downloaded_file")
         elif task is None and os.path.exists(text):
             self.local_file = text
-            self.filepath = Path(text).resolve()
+            self.filepath = Path(os.path.abspath(text))
         else:
             self.other_task_file = text
             self.filepath = Path(text)

@@ -60,7 +60,9 @@ def survey(plan: Plan, patience: float = 0.0, most: int | None = None) -> Survey
     found = Survey()
     for transfer in plan.transfers:
         _add_directories(found, transfer.name)
-        found.actions.append((transfer.action, _final(_place_of(transfer, patience)), transfer.name))
+        place = _place_of(transfer, patience)
+        # A link is moved or copied as it is asked for; what it points at is not ours to move.
+        found.actions.append((transfer.action, _final(place) if transfer.action == "link" else place, transfer.name))
     for dependency in plan.dependencies:
         found.actions.append(("link", dependency.sandbox, dependency.link))
     if plan.dependencies and not _Trees(plan, found, most).visit():
