@@ -17,13 +17,13 @@ from asyncflow_hpc.errors import ConfigurationError
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
+from ..output import read_large, read_output
 from ..sandbox import sandbox_of
 from ..staging.apply import missing
 from ..staging.plan import make_plan
 from ..verdict import missing_text
 from .functions import died_of_memory
 from .launch import environment_for, request_for
-from .output import read_large, read_output
 from .processes import MARK, End, kill_marked
 from .slots import Grant
 

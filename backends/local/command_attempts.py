@@ -11,11 +11,12 @@ from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.errors import SessionError, StagingError
 from asyncflow_hpc.states import FailureCause, TaskState
 
+from ..away import take_verdict
 from ..evidence import read_record, record_path
 from ..run_script import RunScript, write_script
 from ..sandbox import make_sandbox
 from ..staging.apply import Survey, perform, survey
-from ..verdict import Verdict, verdict_on
+from ..verdict import verdict_on
 from .attempts import Attempt
 from .functions import died_of_memory
 from .launch import launch_line
@@ -186,16 +187,10 @@ class CommandAttempt(Attempt):
         if self._cause is not None:
             self._conclude(*self._judge_end(End(verdict.exit_code, verdict.signal), self._kills_before))
             return
-        self._take(verdict)
-
-    def _take(self, verdict: Verdict) -> None:
-        self.task["exit_code"], self.task["signal"] = verdict.exit_code, verdict.signal
-        cause = verdict.cause
+        state, cause = take_verdict(self.task, verdict, self.sandbox)
         if cause is FailureCause.SIGNAL and died_of_memory(End(None, verdict.signal), self._kills_before):
             cause = FailureCause.MEMORY
-        if verdict.text is not None:
-            self.task["exception"] = verdict.text
-        self._conclude(verdict.state, cause)
+        self._conclude(state, cause)
 
     def _said(self) -> str:
         try:

@@ -1,0 +1,62 @@
+"""Tasks that ran as a script somewhere: what is left for a function, and what the driver takes from their end."""
+
+from __future__ import annotations
+
+import sys
+
+from asyncflow_hpc.states import FailureCause, TaskState
+from asyncflow_hpc.task import Task
+
+from .call_files import write_call
+from .call_results import Returned, read_result
+from .pickling import FunctionPickles, dump_arguments, dump_context
+from .verdict import Verdict
+
+__all__ = ["leave_call", "runner_argv", "take_verdict"]
+
+# As `-m asyncflow_hpc.backends.run_function`, but no file of the sandbox stands for a module while Python starts.
+_RUN_FUNCTION = (
+    "import sys; sys.path[:] = filter(None, sys.path);"
+    " from asyncflow_hpc.backends.run_function import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def runner_argv(python: str, sandbox: str) -> list[str]:
+    """Make the command that runs the call in a sandbox."""
+    return [python, "-c", _RUN_FUNCTION, sandbox]
+
+
+def leave_call(task: Task, sandbox: str, pickles: FunctionPickles) -> None:
+    """Leave the call of a function task in its sandbox.
+
+    Raises:
+        SerializationError: the function or an argument cannot be pickled.
+        SessionError: it cannot be written.
+    """
+    name, function = task["name"], task["function"]
+    assert function is not None
+    _, data = pickles.get(name, function)
+    arguments = dump_arguments(name, task["args"], task["kwargs"])
+    carried = task.get("context")
+    context = None if carried is None else dump_context(carried)
+    write_call(sandbox, name, data, arguments, context, sys.path)
+
+
+def take_verdict(task: Task, verdict: Verdict, sandbox: str) -> tuple[TaskState, FailureCause | None]:
+    """Put the end of an attempt into its task's dict.
+
+    Returns:
+        The task's state, and why it failed.
+    """
+    if task.get("function") is not None and verdict.cause in (None, FailureCause.EXIT_CODE):
+        result = read_result(sandbox, verdict.exit_code)
+        if not isinstance(result, Returned):
+            task["exception"], task["exit_code"] = result.error, result.exit_code
+            return TaskState.FAILED, result.cause
+        task["return_value"] = result.value
+        if not task.get("capture_stdio"):
+            task["stdout"] = task["stderr"] = None
+    task["exit_code"], task["signal"] = verdict.exit_code, verdict.signal
+    if verdict.text is not None:
+        task["exception"] = verdict.text
+    return verdict.state, verdict.cause
