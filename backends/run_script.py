@@ -15,7 +15,10 @@ from .evidence import marker_name, spool_of
 from .staging import Plan
 from .staging.shell import functions, stage_in_lines, stage_out_lines
 
-__all__ = ["RunScript", "script_path", "write_script"]
+__all__ = ["RunScript", "said", "script_path", "write_script"]
+
+# Characters of what a script says about its failure.
+_LONGEST = 4000
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -210,6 +213,15 @@ trap 'asyncflow_finish $?' EXIT
 def script_path(sandbox: str) -> str:
     """Say where the script of an attempt lies."""
     return f"{sandbox}/{BOOKKEEPING}/run.sh"
+
+
+def said(sandbox: str) -> str:
+    """Return what the script of an attempt said when staging failed."""
+    try:
+        with open(f"{sandbox}/{BOOKKEEPING}/error", encoding="utf-8", errors="replace") as stream:
+            return stream.read(_LONGEST).strip()
+    except OSError:
+        return "its files could not be staged"
 
 
 def write_script(script: RunScript) -> str:

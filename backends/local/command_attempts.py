@@ -7,13 +7,12 @@ import os
 import uuid
 from collections.abc import Callable
 
-from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.errors import SessionError, StagingError
 from asyncflow_hpc.states import FailureCause, TaskState
 
 from ..away import take_verdict
 from ..evidence import read_record, record_path
-from ..run_script import RunScript, write_script
+from ..run_script import RunScript, said, write_script
 from ..sandbox import make_sandbox
 from ..staging.apply import Survey, perform, survey
 from ..verdict import verdict_on
@@ -25,10 +24,7 @@ from .processes import MARK, Child, End
 __all__ = ["CommandAttempt"]
 
 # So many links are made on the loop, as fast as a process is started; for more, the script does it.
-_FEW = 64
-
-# Characters of what a script says about its failure.
-_LONGEST = 4000
+_FEW = 256
 
 
 class CommandAttempt(Attempt):
@@ -183,7 +179,7 @@ class CommandAttempt(Attempt):
                 self.task["exception"] = f"it left no completion record; its script ended with {end.exit_code}"
             self._conclude(state, cause)
             return
-        verdict = verdict_on(record, self.plan.promised, self.description.cwd or self.sandbox, self._said())
+        verdict = verdict_on(record, self.plan.promised, self.description.cwd or self.sandbox, said(self.sandbox))
         if self._cause is not None:
             self._conclude(*self._judge_end(End(verdict.exit_code, verdict.signal), self._kills_before))
             return
@@ -191,13 +187,6 @@ class CommandAttempt(Attempt):
         if cause is FailureCause.SIGNAL and died_of_memory(End(None, verdict.signal), self._kills_before):
             cause = FailureCause.MEMORY
         self._conclude(state, cause)
-
-    def _said(self) -> str:
-        try:
-            with open(f"{self.sandbox}/{BOOKKEEPING}/error", encoding="utf-8", errors="replace") as stream:
-                return stream.read(_LONGEST).strip()
-        except OSError:
-            return "its files could not be staged"
 
     def _terminate(self, grace: float) -> None:
         if self._child is not None:

@@ -238,12 +238,12 @@ def missing(promised: Iterable[str], directory: str, patience: float = 0.0) -> l
         directory: in which it ran.
         patience: seconds to wait for them.
     """
-    left = [name for name in promised if not os.path.lexists(os.path.join(directory, name))]
+    left = [name for name in promised if not os.path.exists(os.path.join(directory, name))]
     until, pause = time.monotonic() + patience, _SOON
     while left and time.monotonic() < until:
         time.sleep(pause)
         pause = min(2 * pause, _LATE)
-        left = [name for name in left if not os.path.lexists(os.path.join(directory, name))]
+        left = [name for name in left if not os.path.exists(os.path.join(directory, name))]
     return left
 
 

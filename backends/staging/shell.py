@@ -104,25 +104,24 @@ asyncflow_taken() {
   [ "$1" -ef "./$2" ] || asyncflow_share "$2"
 }
 
-# asyncflow_files SANDBOX SUBDIRECTORY/: put the files of one directory into the sandbox
+# asyncflow_is KIND FILE: whether a file is a link, or one that is no directory either
+asyncflow_is() {
+  case $1 in
+    links) [ -L "$2" ] ;;
+    files) [ -e "$2" ] && ! [ -L "$2" ] && ! [ -d "$2" ] ;;
+  esac
+}
+
+# asyncflow_files KIND SANDBOX SUBDIRECTORY/: put links or files of one directory into the sandbox
 asyncflow_files() {
-  asyncflow_from=$1 asyncflow_sub=$2
+  asyncflow_kind=$1 asyncflow_from=$2 asyncflow_sub=$3
   set --
-  for asyncflow_file in "$asyncflow_from/$asyncflow_sub"* "$asyncflow_from/$asyncflow_sub".[!.]* \\
+  for asyncflow_file in "$asyncflow_from/$asyncflow_sub"* "$asyncflow_from/$asyncflow_sub".[!.]* \
     "$asyncflow_from/$asyncflow_sub"..?*; do
+    asyncflow_is "$asyncflow_kind" "$asyncflow_file" || continue
     asyncflow_name=$asyncflow_sub${asyncflow_file##*/}
-    if [ -L "$asyncflow_file" ]; then
-      asyncflow_own "$asyncflow_name" || asyncflow_declared "$asyncflow_name" ||
-        asyncflow_taken "$asyncflow_file" "$asyncflow_name" ||
-        if [ "$asyncflow_action" = copy ]; then
-          set -- "$@" "$asyncflow_file"
-        else
-          asyncflow_relink "$asyncflow_file" "./$asyncflow_name"
-        fi
-    elif [ -e "$asyncflow_file" ] && ! [ -d "$asyncflow_file" ]; then
-      asyncflow_own "$asyncflow_name" || asyncflow_declared "$asyncflow_name" ||
-        asyncflow_taken "$asyncflow_file" "$asyncflow_name" || set -- "$@" "$asyncflow_file"
-    fi
+    asyncflow_own "$asyncflow_name" || asyncflow_declared "$asyncflow_name" ||
+      asyncflow_taken "$asyncflow_file" "$asyncflow_name" || set -- "$@" "$asyncflow_file"
     if [ $# -ge 200 ]; then
       asyncflow_batch "./$asyncflow_sub" "$@"
       set --
@@ -131,13 +130,23 @@ asyncflow_files() {
   [ $# -eq 0 ] || asyncflow_batch "./$asyncflow_sub" "$@"
 }
 
+# asyncflow_batch DIRECTORY FILE...: link or copy them; of links, copies are made, where these mean the same
 asyncflow_batch() {
   asyncflow_into=$1
   shift
-  case $asyncflow_action in
-    link) ln -s -- "$@" "$asyncflow_into" ;;
-    copy) cp -pRH -- "$@" "$asyncflow_into" ;;
+  case $asyncflow_action-$asyncflow_kind in
+    link-files) ln -s -- "$@" "$asyncflow_into" ;;
+    link-links) cp -P -- "$@" "$asyncflow_into" && asyncflow_mend "$@" ;;
+    copy-*) cp -pRH -- "$@" "$asyncflow_into" ;;
   esac || asyncflow_fail "$asyncflow_action of the files of $asyncflow_from failed"
+}
+
+asyncflow_mend() {
+  for asyncflow_file in "$@"; do
+    asyncflow_name=$asyncflow_into${asyncflow_file##*/}
+    [ "$asyncflow_file" -ef "$asyncflow_name" ] ||
+      { rm -f -- "$asyncflow_name" && ln -s -- "$asyncflow_file" "$asyncflow_name"; } || return
+  done
 }
 
 # asyncflow_tree SANDBOX SUBDIRECTORY/: put all files below a directory into the sandbox
@@ -145,7 +154,8 @@ asyncflow_tree() {
   if ! [ -r "$1/$2." ]; then
     asyncflow_fail "sandbox $1/$2 cannot be read"
   fi
-  asyncflow_files "$1" "$2"
+  asyncflow_files files "$1" "$2"
+  asyncflow_files links "$1" "$2"
   for asyncflow_dir in "$1/$2"*/ "$1/$2".[!.]*/ "$1/$2"..?*/; do
     asyncflow_dir=${asyncflow_dir%/}
     if ! [ -d "$asyncflow_dir" ] || [ -L "$asyncflow_dir" ]; then
@@ -285,7 +295,7 @@ def _case(function: str, names: Iterable[str]) -> str:
 _EXPECT = """\
 # asyncflow_expect NUMBER FILE: note an output that is not there
 asyncflow_expect() {
-  [ -e "$2" ] || [ -L "$2" ] || asyncflow_missing=$asyncflow_missing${asyncflow_missing:+, }$1
+  [ -e "$2" ] || asyncflow_missing=$asyncflow_missing${asyncflow_missing:+, }$1
 }
 """
 

@@ -1,0 +1,114 @@
+"""Function tasks: calls, their results and their failures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from asyncflow_hpc import WorkflowEngine
+from asyncflow_hpc.errors import TaskFailedError
+from asyncflow_hpc.states import FailureCause
+from asyncflow_hpc.testing import BackendUnderTest
+
+from .crossing import VARIABLE, OwnError
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.needs("execution", "functions")]
+
+
+async def test_async_and_sync(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    async def slow_add(a: int, b: int = 0) -> int:
+        await asyncio.sleep(0)
+        return a + b
+
+    @flow.function_task
+    def double(x: Any) -> Any:
+        return x * 2
+
+    assert await double(slow_add(1, b=slow_add(2))) == 6
+    assert await double(b"\0\xff") == b"\0\xff\0\xff"
+    assert await double((1, {2}, None, "ü")) == (1, {2}, None, "ü") * 2
+
+
+async def test_exception_crosses_unchanged(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    async def fails() -> None:
+        raise OwnError(3, "why")
+
+    future = fails()
+    with pytest.raises(OwnError) as caught:
+        await future
+    assert (caught.value.args, caught.value.code) == ((3, "why"), 3)
+    assert future.state == "FAILED"
+
+
+async def test_sys_exit_is_no_result(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    async def leaves(code: int) -> None:
+        sys.exit(code)
+
+    for code in (0, 3):
+        with pytest.raises(RuntimeError, match=r"sys\.exit"):
+            await leaves(code)
+
+
+async def test_stop_iteration(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    def stops() -> None:
+        raise StopIteration(3)
+
+    with pytest.raises(RuntimeError, match=r"StopIteration"):
+        await stops()
+
+
+@pytest.mark.needs("contextvars")
+async def test_context_variables(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    async def reads() -> str:
+        return VARIABLE.get()
+
+    assert await reads() == "of nobody"
+    token = VARIABLE.set("of the caller")
+    later = reads()
+    VARIABLE.reset(token)
+    assert await later == "of the caller"
+    assert await reads() == "of nobody"
+
+
+@pytest.mark.needs("walltime")
+async def test_walltime_of_a_function(flow: WorkflowEngine, backend_under_test: BackendUnderTest) -> None:
+    limit = backend_under_test.walltime
+
+    # Not endless, and awake now and then: a thread cannot be stopped.
+    @flow.function_task
+    async def waits() -> None:
+        for _ in range(200):
+            time.sleep(limit / 20)
+
+    with pytest.raises(TaskFailedError) as caught:
+        await waits(task_description={"walltime": limit})
+    assert caught.value.cause is FailureCause.WALLTIME
+
+
+async def test_large_arguments_and_results(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    async def echo(data: bytes) -> bytes:
+        return data
+
+    data = os.urandom(20_000_000)
+    same = await echo(data) == data
+    assert same
+
+
+async def test_many_functions_at_once(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    def square(x: int) -> int:
+        return x * x
+
+    # Where each starts an interpreter, a thousand would take minutes.
+    assert await asyncio.gather(*(square(i) for i in range(100))) == [i * i for i in range(100)]
