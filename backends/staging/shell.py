@@ -154,8 +154,9 @@ asyncflow_tree() {
   if ! [ -r "$1/$2." ]; then
     asyncflow_fail "sandbox $1/$2 cannot be read"
   fi
-  asyncflow_files files "$1" "$2"
+  # Links first: one to a neighbour must not find it here, but stay with the original.
   asyncflow_files links "$1" "$2"
+  asyncflow_files files "$1" "$2"
   for asyncflow_dir in "$1/$2"*/ "$1/$2".[!.]*/ "$1/$2"..?*/; do
     asyncflow_dir=${asyncflow_dir%/}
     if ! [ -d "$asyncflow_dir" ] || [ -L "$asyncflow_dir" ]; then
