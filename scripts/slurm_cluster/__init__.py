@@ -1,0 +1,1 @@
+"""The project's own Slurm for development and tests: several nodes on one machine, in one directory."""
