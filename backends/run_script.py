@@ -42,6 +42,7 @@ class RunScript:
         pre_exec, post_exec: lines of shell text.
         native_id: shell words for what the scheduler calls the job.
         patience: seconds to wait for a file on a shared file system.
+        sweep: end what a command has left in the background, where nobody else does.
         durable: force the completion record to the disk: needed where it must outlive the machine.
         timer: GNU time, where the node has it; it tells the peak of memory.
     """
@@ -60,6 +61,7 @@ class RunScript:
     post_exec: Sequence[str] = ()
     native_id: str = "$$"
     patience: int = 0
+    sweep: bool = False
     durable: bool = False
     timer: str | None = None
 
@@ -113,9 +115,14 @@ class RunScript:
         line = " ".join(shlex.quote(word) for word in argv)
         if self.timer is None:
             return _started(line)
+        # It must outlive the command, which alone is to be ended by a signal; not every env can see to that.
+        signals = ",".join(_SIGNALS)
         timer = f"{shlex.quote(self.timer)} -o {shlex.quote(self._own('usage'))} -f '%M %U %S' --"
-        started, timed = _started(line), _started(f"{timer} {line}")
-        return f"if [ -x {shlex.quote(self.timer)} ]; then {timed}; else {started}; fi"
+        timed = (
+            f"(trap '' {' '.join(_SIGNALS)}; {_started(f'{timer} env --default-signal={signals} {_BY_SH} {line}')[1:]}"
+        )
+        usable = f"[ -x {shlex.quote(self.timer)} ] && env --default-signal=TERM true 2>/dev/null"
+        return f"if {usable}; then {timed}; else {_started(line)}; fi"
 
     def _after(self) -> list[str]:
         # They run whatever came of the command, and their failure is the task's where it had none.
@@ -139,9 +146,14 @@ class RunScript:
         return _FINISH.format(
             head=shlex.quote(json.dumps(head)[1:-1]),
             native=self.native_id,
+            sweep="\n  kill -TERM 0" if self.sweep else "",
             sync=' && sync -- "$asyncflow_record.part"' if self.durable else "",
             marker=shlex.quote(f"{spool_of(self.session)}/{marker_name(self.uid, self.attempt)}"),
         )
+
+
+# sh says why a program cannot be started as it does elsewhere.
+_BY_SH = "/bin/sh -c 'exec \"$@\"' sh"
 
 
 def _started(line: str) -> str:
@@ -161,6 +173,12 @@ asyncflow_err={err}
 exec >>{out} 2>>.asyncflow/script.log
 asyncflow_stage=stage_in asyncflow_code=0 asyncflow_noted='' asyncflow_missing=''
 asyncflow_start=$(date +%s)
+if [ -r /proc/sys/kernel/hostname ]; then
+  read -r asyncflow_host </proc/sys/kernel/hostname
+else
+  asyncflow_host=$(uname -n)
+fi
+printf '%s\n' "$asyncflow_host" >.asyncflow/host
 {signals}
 """
 
@@ -186,17 +204,12 @@ asyncflow_usage() {{
 
 # asyncflow_finish CODE: leave the completion record, whole or not at all, and then tell that it is there
 asyncflow_finish() {{
-  trap '' HUP INT TERM USR1 USR2 XCPU
+  trap '' HUP INT TERM USR1 USR2 XCPU{sweep}
   asyncflow_usage
   times >"$asyncflow_box/.asyncflow/times"
   {{ read -r asyncflow_times && read -r asyncflow_children; }} <"$asyncflow_box/.asyncflow/times"
   [ "$asyncflow_stage" != stage_out ] || [ -z "$asyncflow_missing" ] || set -- 0
   asyncflow_record=$asyncflow_box/.asyncflow/exit.json
-  if [ -r /proc/sys/kernel/hostname ]; then
-    read -r asyncflow_host </proc/sys/kernel/hostname
-  else
-    asyncflow_host=$(uname -n)
-  fi
   {{
     printf '{{%s, "stage": "%s", "exit_code": %d, "signal": %s, "noted": "%s", "missing": [%s], ' {head} \\
       "$asyncflow_stage" "$1" "$asyncflow_signal" "$asyncflow_noted" "$asyncflow_missing" &&

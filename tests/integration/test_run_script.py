@@ -88,6 +88,13 @@ def test_gnu_time_tells_memory_and_signals_apart(run: Run) -> None:
     _, record = run.command("sh", "-c", "kill -9 $$", timer=timer)
     assert (record.exit_code, record.signal) == (None, 9)
     assert run.command("true", timer="/nowhere/time")[0] == 0
+    # The timer must not die before the command does.
+    code = "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.killpg(0, signal.SIGTERM); print('on')"
+    script = run.write([sys.executable, "-c", code], timer=timer)
+    assert subprocess.Popen([*run.shell, script], start_new_session=True, stdin=subprocess.DEVNULL).wait(60) == 0
+    assert run.record().noted == "TERM" and "on" in run.text("task.000007.out")
+    _, record = run.command("sh", "-c", "kill -TERM $$", timer=timer)
+    assert record.signal == signal.SIGTERM
 
 
 def test_lines_around_the_command(run: Run) -> None:
