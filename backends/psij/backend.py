@@ -1,0 +1,380 @@
+"""PsijExecutionBackend: tasks as batch jobs, submitted through PSI/J and judged by evidence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from asyncflow_hpc.backend import BackendCapabilities
+from asyncflow_hpc.errors import ConfigurationError, UnsupportedTaskError
+from asyncflow_hpc.states import FailureCause, TaskState
+from asyncflow_hpc.task import Task, TaskDescription, describe
+
+from ..evidence import spool_of
+from ..sandbox import make_session, sandbox_of
+from ..spool import SpoolWatcher
+from ..staging import StagesFiles
+from ..staging.downloads import Downloads, remote
+from ..staging.plan import make_plan
+from .ending import Ending
+from .jobs import BatchJob, Phase
+from .placing import Placing
+from .scheduler import JobStatus, Report, Scheduler
+from .services import Services
+from .slurm import Slurm
+from .submitting import Pace, Submitting
+from .translation import options_for
+from .watching import QueueWatcher, run_command
+
+__all__ = ["PsijExecutionBackend"]
+
+log = logging.getLogger(__name__)
+
+
+class PsijExecutionBackend(StagesFiles):
+    """Runs tasks as batch jobs.
+
+    Args:
+        scheduler: "slurm".
+        defaults: task description that holds where a task says nothing else.
+        work_dir: for PSI/J's own files; in the session where None.
+        submit_rate: jobs a second at most.
+        max_queued: jobs in the queue at most; the others wait in the driver.
+        poll_interval: seconds between two looks at the queue at most.
+        command_timeout: seconds that a command of the scheduler may take.
+        grace: seconds after which a job that the scheduler does not know, and that left no record, counts as lost.
+        patience: seconds to wait for a file on a shared file system.
+        python: interpreter for function tasks on the nodes; the driver's where None.
+        fail_unrunnable: fail a task whose job can never run as it is, instead of only saying so.
+        name: under which an engine knows it; the scheduler's where None.
+    """
+
+    capabilities = BackendCapabilities(
+        ranks=True,
+        gpus=True,
+        nodes=True,
+        staging=True,
+        services=True,
+        cancel_running=True,
+        contextvars=True,
+    )
+
+    def __init__(
+        self,
+        scheduler: str = "slurm",
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        work_dir: str | Path | None = None,
+        submit_rate: float = 20.0,
+        max_queued: int = 1000,
+        poll_interval: float = 10.0,
+        command_timeout: float = 60.0,
+        grace: float = 60.0,
+        patience: int = 10,
+        python: str | None = None,
+        fail_unrunnable: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name or scheduler)
+        if scheduler != "slurm":
+            raise ConfigurationError(f"scheduler must be 'slurm', not {scheduler!r}: the others are not built yet")
+        for what, value in (("submit_rate", submit_rate), ("max_queued", max_queued), ("poll_interval", poll_interval)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise ConfigurationError(f"{what} of backend '{self.name}' must be a number above zero, not {value!r}")
+        self._defaults = TaskDescription.from_dict(defaults or {})
+        self._default_keys = frozenset(defaults or {})
+        self.scheduler: Scheduler = Slurm()
+        self._work_dir_of_psij = work_dir
+        self._pace = Pace(submit_rate, 4, max_queued, 600.0)
+        self._poll_interval = poll_interval
+        self._timeout = command_timeout
+        self.grace = grace
+        self.patience = patience
+        self.python = python or sys.executable
+        self._fail_unrunnable = fail_unrunnable
+        self._jobs: dict[str, BatchJob] = {}
+        self._spools: dict[Path, SpoolWatcher] = {}
+        self._downloads: dict[Path, Downloads] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._shutting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look for the scheduler's commands, and begin to watch."""
+        for command in self.scheduler.commands:
+            if shutil.which(command) is None:
+                raise ConfigurationError(
+                    f"backend '{self.name}' needs the command {command}, which is not on PATH here: run the script on a"
+                    " login node, or load the scheduler's module"
+                )
+        self.threads = ThreadPoolExecutor(self._pace.at_once + 4, thread_name_prefix="asyncflow-psij")
+        self._all_ended = asyncio.Event()
+        self._all_ended.set()
+        self._placing = Placing(self, self._timeout)
+        self._ending = Ending(self)
+        self._services = Services(self)
+        self.queue = QueueWatcher(
+            self.scheduler, self._poll_interval, self._timeout, lambda: bool(self._jobs), self._take_queue
+        )
+        self.queue.start()
+        self._submitting = Submitting(
+            self._pace, self._placing.submit, self._placing.find, self._submitted, self._not_submitted
+        )
+        self._submitting.start()
+
+    def check_description(self, description: TaskDescription) -> None:
+        """Refuse what cannot be translated."""
+        options_for(description, "name", "/", "")
+
+    def describe(self, task: Task) -> TaskDescription:
+        """Return what a task asks for, with the backend's defaults where it says nothing."""
+        description = describe(task)
+        given = task.get("task_backend_specific_kwargs") or {}
+        return replace(
+            description, **{key: getattr(self._defaults, key) for key in self._default_keys if key not in given}
+        )
+
+    async def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        """Take tasks; they are submitted in order, as fast as the pace allows."""
+        if not self._started:
+            await self._start_once()
+        if self._closed:
+            raise ConfigurationError(f"backend '{self.name}' was shut down")
+        session = self.session.path
+        if session not in self._spools:
+            make_session(session)
+            watcher = SpoolWatcher(spool_of(session), self._marker)
+            await watcher.start()
+            self._spools[session] = watcher
+            self._downloads[session] = Downloads(str(session), self.threads)
+        for task in tasks:
+            try:
+                self._take(task)
+            except Exception as error:
+                task["exception"] = error
+                task["state"] = TaskState.FAILED
+                self.task_state_cb(task, TaskState.FAILED)
+
+    def _take(self, task: Task) -> None:
+        if task.get("prompt"):
+            raise UnsupportedTaskError(f"backend '{self.name}' does not answer prompts; give the engine one that does")
+        job = self.job_of(task)
+        if job.task.get("function") is not None and (job.description.ranks > 1 or job.description.launcher):
+            raise UnsupportedTaskError(f"function task '{task['name']}': ranks and launcher are for executable tasks")
+        self._jobs[job.uid] = job
+        self._all_ended.clear()
+        if remote(job.plan):
+            self.chore(self._fetch(job))
+        else:
+            self._submitting.add(job)
+
+    def job_of(self, task: Task) -> BatchJob:
+        """Make the job of a task, without submitting it."""
+        session = str(self.session.path)
+        plan = make_plan(task, session, lambda directory: Path(directory).stat().st_dev)
+        name = f"{self.session.path.name}.{task['uid']}"
+        sandbox = sandbox_of(session, task["uid"])
+        return BatchJob(task, self.describe(task), plan, name, session, sandbox, uuid.uuid4().hex)
+
+    def preview(self, task: Task) -> str:
+        """Return the batch script that a task would be submitted as, and the run script that it starts."""
+        return Placing(self, self._timeout).preview(self.job_of(task))
+
+    async def _fetch(self, job: BatchJob) -> None:
+        try:
+            job.plan = await self._downloads[Path(job.session)].localized(job.plan)
+        except Exception as error:
+            job.task["exception"], job.task["cause"] = str(error), FailureCause.STAGING
+            self.ended(job, TaskState.FAILED)
+        else:
+            if job.phase is Phase.WAITING:
+                self._submitting.add(job)
+
+    def chore(self, work: Any) -> None:
+        """Do something beside; the backend waits for it when it is shut down."""
+        chore: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    def _submitted(self, job: BatchJob) -> None:
+        job.submitted = asyncio.get_running_loop().time()
+        job.task["native_id"] = job.native_id
+        if job.asked is not None:
+            self._ending.cancel([job])
+        self.queue.expect_change()
+
+    def _not_submitted(self, job: BatchJob, error: Exception) -> None:
+        if job.asked is FailureCause.CANCELLED:
+            job.task["cause"] = FailureCause.CANCELLED
+            self.ended(job, TaskState.CANCELED)
+            return
+        job.task["exception"], job.task["cause"] = error, FailureCause.SUBMIT
+        self.ended(job, TaskState.FAILED)
+
+    def _marker(self, uid: str, attempt: int) -> None:
+        job = self._jobs.get(uid)
+        if job is not None and not attempt:
+            self._ending.look_at(job, sure=True)
+
+    def _take_queue(self, report: Report, asked: float) -> bool:
+        """Take what the queue says of all jobs; returns whether anything has changed."""
+        changed = False
+        found = {status.native_id: status for status in report}
+        for job in list(self._jobs.values()):
+            if job.native_id is None or job.submitted >= asked or job.phase not in (Phase.QUEUED, Phase.RUNNING):
+                continue
+            status = found.get(job.native_id)
+            if status is None and not report.complete:
+                continue
+            if status is None:
+                if job.unseen_since is None:
+                    job.unseen_since = asked
+                self._ending.look_at(job)
+            else:
+                changed = self._take_status(job, status) or changed
+        return changed
+
+    def _take_status(self, job: BatchJob, status: JobStatus) -> bool:
+        job.unseen_since = None
+        before, job.status = job.status, status
+        job.task["native_state"], job.task["native_reason"] = status.state, status.reason
+        meaning = self.scheduler.meaning(status)
+        if meaning.final:
+            self._ending.look_at(job)
+        elif meaning.state is TaskState.RUNNING:
+            self.running(job)
+            self._ending.enforce_walltime(job)
+        elif job.phase is Phase.RUNNING:
+            job.phase, job.started = Phase.QUEUED, None
+            self._spools[Path(job.session)].forget(job.uid, 0)
+            log.warning("%s was put back into the queue: %s", job.uid, status.reason)
+            job.task["state"] = TaskState.SUBMITTED
+            self.task_state_cb(job.task, TaskState.SUBMITTED)
+        else:
+            self._warn_unrunnable(job, status)
+        return before is None or (before.state, before.reason) != (status.state, status.reason)
+
+    def _warn_unrunnable(self, job: BatchJob, status: JobStatus) -> None:
+        reason = status.reason or ""
+        text = self.scheduler.unrunnable(reason)
+        if text is None or reason in job.warned:
+            return
+        job.warned.add(reason)
+        log.warning("job %s of %s cannot run as it is (%s): %s", job.native_id, job.uid, reason, text)
+        if self._fail_unrunnable:
+            job.task["exception"] = f"its job cannot run as it is: {reason}: {text}"
+            job.asked = job.asked or FailureCause.SUBMIT
+            self._ending.cancel([job])
+
+    def running(self, job: BatchJob) -> None:
+        """Report that a job runs, if nobody has yet."""
+        if job.phase is not Phase.QUEUED:
+            return
+        job.phase = Phase.RUNNING
+        job.started = asyncio.get_running_loop().time()
+        job.task["sandbox"] = job.sandbox
+        job.task["state"] = TaskState.RUNNING
+        self.task_state_cb(job.task, TaskState.RUNNING)
+        if job.task.get("is_service"):
+            self._services.watch(job)
+
+    def report_ready(self, job: BatchJob, result: str) -> None:
+        """Report that a service is ready; its future gets the result."""
+
+        def resolve(future: asyncio.Future[str], *_: object) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        self._callback(job.task, TaskState.RUNNING, resolve)
+
+    def ended(self, job: BatchJob, state: TaskState) -> None:
+        """Report a task that has ended."""
+        if self._jobs.pop(job.uid, None) is None:
+            return
+        if job.phase in (Phase.QUEUED, Phase.RUNNING):
+            self._submitting.left_queue()
+        job.phase = Phase.ENDED
+        self._services.forget(job)
+        job.task["state"] = state
+        self.task_state_cb(job.task, state)
+        if not self._jobs:
+            self._all_ended.set()
+
+    def was_ready(self, job: BatchJob) -> bool:
+        """Tell whether a service has ever been ready."""
+        return job.uid in self._services.ready
+
+    def psij_directory(self, session: str) -> Path:
+        """Say where PSI/J keeps its own files."""
+        return Path(self._work_dir_of_psij or f"{session}/.asyncflow/psij")
+
+    def forget_marker(self, job: BatchJob) -> None:
+        """Remove the marker of a job that has been settled."""
+        self._spools[Path(job.session)].forget(job.uid, 0)
+
+    async def cancel_task(self, uid: str) -> bool:
+        """Cancel a task; one that was submitted is reported CANCELED when its job has ended."""
+        job = self._jobs.get(uid)
+        if job is None:
+            return False
+        if self._submitting.remove(job):
+            job.task["cause"] = FailureCause.CANCELLED
+            self.ended(job, TaskState.CANCELED)
+            return True
+        if job.asked is None:
+            job.asked = FailureCause.CANCELLED
+            if job.phase in (Phase.QUEUED, Phase.RUNNING):
+                self._ending.cancel([job])
+        return True
+
+    def state(self) -> str:
+        """Return NEW, RUNNING or CLOSED."""
+        return "CLOSED" if self._closed else super().state()
+
+    async def shutdown(self) -> None:
+        """Cancel all jobs, and wait until they have ended."""
+        if self._shutting is None:
+            self._closed = True
+            self._shutting = asyncio.get_running_loop().create_task(self._shut())
+        await asyncio.shield(self._shutting)
+
+    async def _shut(self) -> None:
+        if not self._started:
+            return
+        for uid in list(self._jobs):
+            await self.cancel_task(uid)
+        await self._submitting.close()
+        try:
+            await asyncio.wait_for(self._all_ended.wait(), 2 * self.grace)
+        except (asyncio.TimeoutError, TimeoutError):
+            log.warning(
+                "jobs that did not end in time: %s", ", ".join(str(job.native_id) for job in self._jobs.values())
+            )
+        await self.queue.close()
+        await self._services.close()
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        for downloads in self._downloads.values():
+            await downloads.close()
+        for watcher in self._spools.values():
+            await watcher.close()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Ask the scheduler to end all jobs, without waiting."""
+        self._closed = True
+        if self._started:
+            self._ending.abandon([job.native_id for job in self._jobs.values() if job.native_id is not None])
+
+    async def command(self, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
+        """Run a command of the scheduler, with the time limit of all of them."""
+        return await run_command(argv, self._timeout)

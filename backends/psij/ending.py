@@ -1,0 +1,218 @@
+"""How jobs end: evidence is looked for, jobs are cancelled, and tasks are settled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asyncflow_hpc.states import FailureCause, TaskState
+
+from ..away import take_verdict
+from ..evidence import Record, read_record, record_path
+from ..output import read_large
+from ..run_script import said
+from ..staging.apply import missing
+from ..verdict import Verdict, missing_text
+from .executors import clean_environment
+from .jobs import BatchJob, verdict_of
+from .scheduler import JobStatus, Meaning, Report, Settlement
+
+if TYPE_CHECKING:
+    from .backend import PsijExecutionBackend
+
+__all__ = ["Ending"]
+
+log = logging.getLogger(__name__)
+
+# Seconds: until a record is looked for again, over a walltime before we end a job, and between two requests to end it.
+_PAUSE, _LATE, _AGAIN = 0.2, 10.0, 15.0
+
+_LOST = Meaning(TaskState.FAILED, FailureCause.LOST, True)
+_UNKNOWN = Meaning(TaskState.RUNNING)
+_CANCELLED = Meaning(TaskState.CANCELED, FailureCause.CANCELLED, True)
+
+
+class Ending:
+    """Settles the jobs of one backend."""
+
+    def __init__(self, backend: PsijExecutionBackend) -> None:
+        self._backend = backend
+        self._loop = asyncio.get_running_loop()
+        self._cancelled: dict[str, float] = {}
+        self._no_accounting = False
+
+    def look_at(self, job: BatchJob, sure: bool = False) -> None:
+        """Settle a job, if there is evidence of its end.
+
+        Args:
+            sure: its marker is there, so its record must be, too; the file system may lag.
+        """
+        if not job.settling:
+            job.settling = True
+            self._backend.chore(self._settle(job, sure))
+
+    async def _settle(self, job: BatchJob, sure: bool) -> None:
+        try:
+            record = await self._record(job, self._backend.patience if sure else 0.0)
+            meaning, settlement = await self._asked_scheduler(job, record)
+            if record is None and meaning is not None and meaning.final and meaning is not _LOST:
+                # It has ended, so a record may be on its way through the file system.
+                record = await self._record(job, self._backend.patience)
+            verdict = verdict_of(job, record, meaning, settlement, said(job.sandbox))
+            if verdict is not None:
+                await self._conclude(job, record, verdict)
+        except Exception as error:
+            log.warning("what became of %s cannot be found out now", job.uid, exc_info=error)
+        finally:
+            job.settling = False
+
+    async def _record(self, job: BatchJob, patience: float) -> Record | None:
+        until = self._loop.time() + patience
+        while True:
+            with suppress(OSError):
+                record: Record | None = await self._in_thread(self._read_record, job)
+                if record is not None or self._loop.time() >= until:
+                    return record
+            await asyncio.sleep(_PAUSE)
+
+    @staticmethod
+    def _read_record(job: BatchJob) -> Record | None:
+        session = Path(job.session).name
+        return read_record(record_path(job.sandbox), session=session, uid=job.uid, attempt=0, nonce=job.nonce)
+
+    async def _asked_scheduler(self, job: BatchJob, record: Record | None) -> tuple[Meaning | None, Settlement | None]:
+        """Ask the scheduler what it knows of a job, where the record does not say it all."""
+        if record is not None and record.signal is None:
+            return None, None
+        scheduler = self._backend.scheduler
+        if job.status is not None and job.unseen_since is None and scheduler.meaning(job.status).final:
+            return await self._settled(job, job.status)
+        # From here on only a fresh answer counts.
+        report = await self._backend.queue.report()
+        if report is None:
+            return _UNKNOWN, None
+        for status in report:
+            if status.native_id == job.native_id:
+                job.status = status
+                return await self._settled(job, status)
+        accounted = await self._accounted(job)
+        if accounted is not None:
+            job.status = accounted
+            return scheduler.meaning(accounted), scheduler.settle(accounted, "accounting")
+        return self._nowhere(job, record, report), None
+
+    async def _settled(self, job: BatchJob, status: JobStatus) -> tuple[Meaning, Settlement | None]:
+        """Take what the queue says of a job; that it ended well is for the accounting records to say."""
+        scheduler = self._backend.scheduler
+        meaning = scheduler.meaning(status)
+        if meaning.final and meaning.state is TaskState.DONE:
+            accounted = await self._accounted(job)
+            if accounted is not None:
+                return meaning, scheduler.settle(accounted, "accounting")
+        return meaning, scheduler.settle(status, "queue")
+
+    def _nowhere(self, job: BatchJob, record: Record | None, report: Report) -> Meaning | None:
+        if record is not None:
+            return None
+        if not report.complete:
+            return _UNKNOWN
+        if job.asked is FailureCause.CANCELLED:
+            return _CANCELLED
+        now = self._loop.time()
+        return _LOST if now - (job.unseen_since or now) >= self._backend.grace else _UNKNOWN
+
+    async def _accounted(self, job: BatchJob) -> JobStatus | None:
+        scheduler = self._backend.scheduler
+        if self._no_accounting or job.native_id is None:
+            return None
+        with suppress(OSError, TimeoutError):
+            code, out, err = await self._backend.command(scheduler.accounting_command([job.native_id]))
+            if code == 0:
+                return next(
+                    (status for status in scheduler.parse_accounting(out, err) if status.native_id == job.native_id),
+                    None,
+                )
+            self._no_accounting = scheduler.accounting_disabled((err + out).decode(errors="replace"))
+        return None
+
+    async def _conclude(self, job: BatchJob, record: Record | None, verdict: Verdict) -> None:
+        task = job.task
+        if record is not None:
+            self._backend.running(job)
+        for key, ending in (("stdout", "out"), ("stderr", "err")):
+            try:
+                task[key] = await self._in_thread(read_large, f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
+            except OSError:
+                task[key] = ""  # type: ignore[literal-required]
+        if record is not None:
+            task["started"], task["ended"] = record.start, record.end
+            if record.max_rss is not None:
+                task["max_rss"] = record.max_rss
+            if record.cpu_time is not None:
+                task["cpu_time"] = record.cpu_time
+        if verdict.state is TaskState.DONE and record is None:
+            names = await self._in_thread(missing, job.plan.promised, job.description.cwd or job.sandbox)
+            if names:
+                text = missing_text(names, job.description.cwd or job.sandbox)
+                verdict = Verdict(TaskState.FAILED, FailureCause.MISSING_OUTPUT, 0, text=text)
+        state, cause = take_verdict(task, verdict, job.sandbox)
+        if task.get("is_service") and state is TaskState.DONE and not self._backend.was_ready(job):
+            state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
+            task["exception"] = "the service ended before it was ready"
+        task["cause"] = cause
+        self._cancelled.pop(job.uid, None)
+        self._backend.forget_marker(job)
+        self._backend.ended(job, state)
+
+    def enforce_walltime(self, job: BatchJob) -> None:
+        """End a job that has run longer than it may: the scheduler counts in minutes."""
+        walltime = job.description.walltime
+        if walltime is None or job.started is None or job.asked is not None:
+            return
+        if self._loop.time() - job.started > walltime + _LATE:
+            job.asked = FailureCause.WALLTIME
+            self.cancel([job])
+
+    def cancel(self, jobs: Sequence[BatchJob]) -> None:
+        """Ask the scheduler to end jobs; again where it was asked long ago."""
+        now = self._loop.time()
+        due = [job for job in jobs if now - self._cancelled.get(job.uid, -_AGAIN) >= _AGAIN]
+        for job in due:
+            self._cancelled[job.uid] = now
+        ids = [job.native_id for job in due if job.native_id is not None]
+        for argv in self._backend.scheduler.cancel_commands(ids):
+            self._backend.chore(self._cancel(argv))
+
+    async def _cancel(self, argv: Sequence[str]) -> None:
+        try:
+            code, out, err = await self._backend.command(argv)
+        except (OSError, TimeoutError) as error:
+            log.warning("jobs cannot be cancelled now: %s", error)
+        else:
+            failure = self._backend.scheduler.cancel_failure((err + out).decode(errors="replace"), code)
+            if failure is not None:
+                log.warning("jobs cannot be cancelled now: %s", failure)
+        self._backend.queue.expect_change()
+
+    def abandon(self, ids: Sequence[str]) -> None:
+        """Ask the scheduler to end jobs, and do not wait for its answer."""
+        for argv in self._backend.scheduler.cancel_commands(list(ids)):
+            with suppress(OSError):
+                subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=clean_environment(),
+                    start_new_session=True,
+                    cwd=os.sep,
+                )
+
+    def _in_thread(self, function: Any, *arguments: Any) -> asyncio.Future[Any]:
+        return self._loop.run_in_executor(self._backend.threads, function, *arguments)

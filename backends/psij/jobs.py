@@ -1,0 +1,145 @@
+"""One job of the backend, and what the evidence about it comes to; no clock, no thread, no scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from asyncflow_hpc.states import FailureCause, TaskState
+from asyncflow_hpc.task import Task, TaskDescription
+
+from ..evidence import Record
+from ..staging import Plan
+from ..verdict import Verdict, verdict_on
+from .scheduler import JobStatus, Meaning, Settlement
+
+__all__ = ["BatchJob", "Phase", "verdict_of"]
+
+
+class Phase(Enum):
+    """Where a job is on its way."""
+
+    WAITING = "not submitted yet"
+    SUBMITTING = "being submitted"
+    QUEUED = "submitted"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(eq=False, slots=True)
+class BatchJob:
+    """A task on its way through the scheduler.
+
+    Attributes:
+        name: of the job in the queue.
+        nonce: which the completion record must repeat.
+        placed: its sandbox and scripts are there.
+        asked: why we asked the scheduler to end it, if we did.
+        status: what the queue said last.
+        unseen_since: when the queue first did not list it, by the loop's clock.
+        warned: the pending reasons that the log has told.
+    """
+
+    task: Task
+    description: TaskDescription
+    plan: Plan
+    name: str
+    session: str
+    sandbox: str
+    nonce: str
+    phase: Phase = Phase.WAITING
+    native_id: str | None = None
+    asked: FailureCause | None = None
+    status: JobStatus | None = None
+    submitted: float = 0.0
+    started: float | None = None
+    unseen_since: float | None = None
+    placed: bool = False
+    settling: bool = False
+    warned: set[str] = field(default_factory=set)
+
+    @property
+    def uid(self) -> str:
+        """The task's uid."""
+        return self.task["uid"]
+
+
+# What the scheduler knows better than the record: why a job was ended.
+_OUTSIDE = frozenset(
+    {
+        FailureCause.WALLTIME,
+        FailureCause.CANCELLED,
+        FailureCause.PREEMPTED,
+        FailureCause.NODE_FAILURE,
+        FailureCause.MEMORY,
+    }
+)
+
+
+def verdict_of(
+    job: BatchJob, record: Record | None, meaning: Meaning | None, settlement: Settlement | None, said: str
+) -> Verdict | None:
+    """Judge a job by what is known of its end.
+
+    Args:
+        record: its completion record, if it left one.
+        meaning: of the state in which the scheduler has it, if it knows it.
+        settlement: how the scheduler says that it ended.
+        said: what the script said when staging failed.
+
+    Returns:
+        The verdict, or None where it may still run, or run again.
+    """
+    if record is None:
+        return _without_record(job, meaning, settlement)
+    verdict = verdict_on(record, job.plan.promised, job.description.cwd or job.sandbox, said)
+    if record.signal is None:
+        return verdict
+    # It was ended from outside: by whom, and whether it will run again, the scheduler knows.
+    if meaning is not None and not meaning.final:
+        return None
+    return _ended_from_outside(job, record, verdict, meaning)
+
+
+def _ended_from_outside(job: BatchJob, record: Record, verdict: Verdict, meaning: Meaning | None) -> Verdict:
+    cause = job.asked
+    if cause is None and meaning is not None and meaning.cause in _OUTSIDE:
+        cause = meaning.cause
+    if cause is None and "USR2" in record.noted:
+        cause = FailureCause.WALLTIME
+    if cause is None:
+        return verdict
+    state = TaskState.CANCELED if cause is FailureCause.CANCELLED else TaskState.FAILED
+    return Verdict(state, cause, verdict.exit_code, verdict.signal, _text(job, cause))
+
+
+def _without_record(job: BatchJob, meaning: Meaning | None, settlement: Settlement | None) -> Verdict | None:
+    if meaning is None or not meaning.final:
+        return None
+    if job.asked is not None:
+        state = TaskState.CANCELED if job.asked is FailureCause.CANCELLED else TaskState.FAILED
+        return Verdict(state, job.asked, text=_text(job, job.asked))
+    if settlement is not None and _counts(settlement):
+        return settlement.verdict
+    # That its script ended is no evidence of what the task did.
+    return Verdict(TaskState.FAILED, FailureCause.LOST, text=f"it left no completion record; {_native(job.status)}")
+
+
+def _counts(settlement: Settlement) -> bool:
+    """Tell whether a settlement stands without a record: only accounting shows that a task ended well."""
+    verdict = settlement.verdict
+    if verdict.state is TaskState.DONE:
+        return settlement.by == "accounting"
+    return verdict.cause is not FailureCause.EXIT_CODE
+
+
+def _native(status: JobStatus | None) -> str:
+    if status is None:
+        return "the scheduler does not know it any more"
+    return f"the scheduler says {status.state} {status.reason or ''}".rstrip()
+
+
+def _text(job: BatchJob, cause: FailureCause) -> str:
+    if cause is FailureCause.WALLTIME and job.description.walltime is not None:
+        return f"its walltime of {job.description.walltime:g} s was over"
+    return _native(job.status)

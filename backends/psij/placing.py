@@ -1,0 +1,143 @@
+"""Putting a job into the queue: its sandbox, its scripts, its submission through PSI/J."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asyncflow_hpc.command import argv_of
+from asyncflow_hpc.errors import SessionError, SubmitError
+
+from ..away import leave_call, runner_argv
+from ..pickling import FunctionPickles
+from ..run_script import RunScript, script_path, write_script
+from ..sandbox import make_sandbox
+from .jobs import BatchJob
+from .scheduler import Transient
+from .submitting import TransientError
+from .translation import job_spec, launch_line, options_for
+
+if TYPE_CHECKING:
+    from .backend import PsijExecutionBackend
+
+__all__ = ["Placing"]
+
+
+class Placing:
+    """Submits the jobs of one backend.
+
+    Args:
+        timeout: seconds that a command of the scheduler may take.
+    """
+
+    def __init__(self, backend: PsijExecutionBackend, timeout: float) -> None:
+        self._backend = backend
+        self._timeout = timeout
+        self._pickles = FunctionPickles()
+
+    async def submit(self, job: BatchJob) -> None:
+        """Submit a job.
+
+        Raises:
+            TransientError: it may be submitted another time.
+            AsyncFlowError: it cannot be submitted.
+        """
+        if not job.placed:
+            # On the loop, since a function and its arguments are the script's own objects.
+            self._leave_files(job)
+            job.placed = True
+        loop = asyncio.get_running_loop()
+        job.native_id = await loop.run_in_executor(self._backend.threads, self._submit_now, job)
+
+    def _leave_files(self, job: BatchJob) -> None:
+        make_sandbox(job.sandbox)
+        if job.task.get("function") is not None:
+            leave_call(job.task, job.sandbox, self._pickles)
+        try:
+            write_script(self._script(job))
+        except OSError as error:
+            raise SessionError(f"the run script of {job.uid} cannot be written: {error}") from error
+
+    def _script(self, job: BatchJob) -> RunScript:
+        task, description = job.task, job.description
+        if task.get("function") is not None:
+            argv = runner_argv(self._backend.python, job.sandbox)
+        else:
+            command = task.get("command")
+            argv = argv_of([task.get("executable") or "", *task.get("arguments", [])] if command is None else command,
+                           description.shell)  # fmt: skip
+        return RunScript(
+            uid=job.uid,
+            name=task["name"],
+            session=job.session,
+            sandbox=job.sandbox,
+            nonce=job.nonce,
+            argv=launch_line(argv, description),
+            environment=description.environment,
+            plan=job.plan,
+            cwd=description.cwd,
+            pre_exec=description.pre_exec,
+            post_exec=description.post_exec,
+            native_id="$SLURM_JOB_ID",
+            patience=self._backend.patience,
+            sweep=True,
+            durable=True,
+            timer="/usr/bin/time",
+        )
+
+    def preview(self, job: BatchJob) -> str:
+        """Return the batch script of a job, and the run script that it starts."""
+        from .executors import script_of
+
+        return f"{script_of(self._spec(job))}\n{self._script(job).text()}"
+
+    def _spec(self, job: BatchJob) -> Any:
+        options = options_for(job.description, job.name, job.sandbox, f"asyncflow_hpc {job.task['name']}")
+        return job_spec(job.description, options, script_path(job.sandbox), job.sandbox)
+
+    def _submit_now(self, job: BatchJob) -> str:
+        """Submit; in a thread."""
+        import psij
+
+        from .executors import CommandTimeoutError, SlurmSubmitter
+
+        place = Path(self._backend.psij_directory(job.session))
+        executor = SlurmSubmitter(place, self._timeout)
+        psij_job = psij.Job(self._spec(job))
+        try:
+            executor.submit(psij_job)
+        except CommandTimeoutError as error:
+            raise TransientError(str(error), unclear=True) from error
+        except psij.SubmitException as error:
+            raise self._failure(job, str(error), executor.returncode) from error
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SubmitError(f"{job.uid} '{job.task['name']}' cannot be submitted: {error}") from error
+        finally:
+            (place / "slurm" / f"{psij_job.id}.job").unlink(missing_ok=True)
+        if not psij_job.native_id:
+            raise TransientError("the scheduler told no id", unclear=True)
+        return str(psij_job.native_id)
+
+    def _failure(self, job: BatchJob, text: str, returncode: int) -> Exception:
+        failure = self._backend.scheduler.submit_failure(text, returncode)
+        if isinstance(failure, Transient):
+            return TransientError(failure.text, failure.unclear, failure.delay)
+        advice = f"; {failure.advice}" if failure.advice else ""
+        return SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {failure.text}{advice}")
+
+    async def find(self, job: BatchJob) -> bool:
+        """Look in the queue for a job that may have been submitted.
+
+        Raises:
+            TransientError: nobody can say.
+        """
+        report = await self._backend.queue.report()
+        for status in report or ():
+            if status.name == job.name:
+                job.native_id = status.native_id
+                return True
+        if report is None or not report.complete:
+            raise TransientError("nobody knows whether it is in the queue already", unclear=True)
+        return False

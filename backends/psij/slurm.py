@@ -1,0 +1,312 @@
+"""Slurm: its commands, and what their answers mean.
+
+Sources: sbatch(1), squeue(1), sacct(1), scancel(1) and job_exit_code.html of slurm.schedmd.com (Slurm 20.11 and later),
+and what a real 22.05.8 has answered, in tests/unit/recorded/slurm.
+
+The queue is asked as text and not with --json: squeue up to 22.05 ignores every filter with it and prints all jobs of
+the cluster, its form changes with the release, it needs a plugin that not every site has, and with its controller down
+it prints an empty list of jobs and ends with 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from time import localtime, strftime
+
+from asyncflow_hpc.states import FailureCause, TaskState
+
+from ..verdict import Verdict
+from . import slurm_errors, slurm_states
+from .scheduler import UNKNOWN, JobStatus, Meaning, Permanent, Report, Settlement, Source, Transient
+
+__all__ = ["LARGEST_BATCH", "Slurm", "parse_submitted"]
+
+# A command line holds some ten thousand ids, but a command for many jobs takes long.
+LARGEST_BATCH = 500
+
+# Between fields, and behind the last field of a row of squeue: no name of ours has such characters.
+_FIELD, _ROW = "\x1f", "\x1e"
+
+# An empty size means as wide as needed; without one, squeue cuts at 20 characters. The name comes last, as it alone
+# may hold anything.
+_QUEUE_FIELDS = (
+    *("JobArrayID", "State", "Reason", "exit_code", "RestartCnt", "SubmitTime", "StartTime", "EndTime", "NodeList"),
+    "Name",
+)
+_ACCOUNTING_FIELDS = ("JobID", "State", "Reason", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName")
+
+# What a user may have set for his own eyes would hide jobs, or list them twice.
+_HIDING = (
+    *("SQUEUE_ACCOUNT", "SQUEUE_ARRAY_UNIQUE", "SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_LICENSES", "SQUEUE_NAMES"),
+    *("SQUEUE_PARTITION", "SQUEUE_PRIORITY", "SQUEUE_QOS", "SQUEUE_SORT", "SQUEUE_STATES", "SQUEUE_USERS"),
+)
+
+_ID = re.compile(r"[0-9]+(_[0-9]+|_\[.*\]|\+[0-9]+)?")
+_SUBMITTED = re.compile(r"^(?:([0-9]+)(?:;\S+)?|Submitted batch job ([0-9]+)(?: on cluster \S+)?)\s*$", re.MULTILINE)
+# sacct and newer squeue; older squeue prints what wait(2) gives.
+_CODES = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
+_NUMBER = re.compile(r"[0-9]{1,11}")
+_ERROR = re.compile(r"\b(error|fatal|disabled)\b", re.IGNORECASE)
+_CLUSTER = re.compile(r"CLUSTER: \S+\s*")
+
+_NOBODY = ("", "None", "None assigned", "N/A", "(null)")
+_SIGKILL = 9
+
+
+class Slurm:
+    """The scheduler Slurm.
+
+    Args:
+        user: whose jobs are asked for, better a number than a name; None for the user who asks.
+    """
+
+    name = "slurm"
+    commands = ("sbatch", "squeue", "scancel")
+
+    def __init__(self, user: str | None = None) -> None:
+        self._user = "--me" if user is None else f"--user={user}"
+
+    def parse_submitted(self, text: str) -> str | None:
+        """Take the id from what sbatch has printed; None if there is none."""
+        return parse_submitted(text)
+
+    def submit_failure(self, text: str, returncode: int) -> Transient | Permanent:
+        """Tell whether a submission that failed may work another time; see `slurm_errors.submit_failure`."""
+        return slurm_errors.submit_failure(text, returncode)
+
+    def queue_command(self) -> list[str]:
+        """Return the one command that asks for all jobs of the user.
+
+        It lists jobs that have ended, too, for as long as the controller knows them (MinJobAge, 300 s by default), and
+        those in hidden partitions.
+        """
+        fields = [f"{name}:{_FIELD}" for name in _QUEUE_FIELDS[:-1]] + [f"{_QUEUE_FIELDS[-1]}:{_ROW}"]
+        return [
+            *("env", *[word for name in _HIDING for word in ("-u", name)], "SLURM_TIME_FORMAT=%s"),
+            *("squeue", self._user, "--all", "--array", "--noheader", "--states=all", f"--Format={','.join(fields)}"),
+        ]
+
+    def parse_queue(self, output: bytes, errors: bytes = b"") -> Report:
+        """Understand what squeue has printed.
+
+        It ends with 0, having listed nothing, when it cannot find the user or knows none of the fields: such an answer
+        is not complete.
+        """
+        return _report(output, errors, _ROW, len(_QUEUE_FIELDS), _queued)
+
+    def accounting_command(self, ids: Sequence[str], since: float | None = None) -> list[str]:
+        """Return the command that asks the accounting records for jobs.
+
+        It names the jobs: asked for all jobs of a time, sacct tells the end of an earlier run, such as NODE_FAIL, of
+        a job that waits to run again. Records come some seconds late.
+
+        Args:
+            ids: of the jobs, at most `LARGEST_BATCH` of them.
+            since: when the first of them was submitted, in seconds since the epoch; sites may refuse long periods.
+
+        Raises:
+            ValueError: there are more ids, or none.
+        """
+        if not 0 < len(ids) <= LARGEST_BATCH:
+            raise ValueError(f"sacct is asked for 1 to {LARGEST_BATCH} jobs, not {len(ids)}")
+        # An hour earlier: clocks differ, and once a year local time has an hour twice.
+        start = [] if since is None else [strftime("--starttime=%Y-%m-%dT%H:%M:%S", localtime(since - 3600))]
+        return [
+            *("env", "SLURM_TIME_FORMAT=%s", "sacct", "--allocations", "--noheader", "--parsable"),
+            *(f"--delimiter={_FIELD}", f"--format={','.join(_ACCOUNTING_FIELDS)}", *start, f"--jobs={','.join(ids)}"),
+        ]
+
+    def parse_accounting(self, output: bytes, errors: bytes = b"") -> Report:
+        """Understand what sacct has printed.
+
+        sacct takes 128 from exit codes above 127: a 9 may have been 137.
+        """
+        return _report(output, errors, _FIELD, len(_ACCOUNTING_FIELDS), _accounted)
+
+    def accounting_disabled(self, text: str) -> bool:
+        """Tell from what sacct has printed whether this cluster keeps no records."""
+        return slurm_errors.accounting_disabled(text)
+
+    def cancel_commands(self, ids: Sequence[str]) -> list[list[str]]:
+        """Return the commands that cancel jobs; those that have ended are passed over in silence."""
+        return [
+            ["scancel", "--quiet", *ids[start : start + LARGEST_BATCH]] for start in range(0, len(ids), LARGEST_BATCH)
+        ]
+
+    def cancel_failure(self, text: str, returncode: int) -> str | None:
+        """Say what went wrong when jobs were cancelled; None if nothing did."""
+        return slurm_errors.cancel_failure(text, returncode)
+
+    def meaning(self, status: JobStatus) -> Meaning:
+        """Say what the state of a job means; see `slurm_states.meaning`."""
+        return slurm_states.meaning(status)
+
+    def unrunnable(self, reason: str) -> str | None:
+        """Say what to do about a pending reason with which a job never runs as it is."""
+        return slurm_states.unrunnable(reason)
+
+    def obstacle(self, reason: str) -> str | None:
+        """Say what keeps a job pending until somebody acts."""
+        return slurm_states.obstacle(reason)
+
+    def settle(self, status: JobStatus, by: Source) -> Settlement | None:
+        """Judge a task by its job, where it left no completion record.
+
+        COMPLETED counts only with an exit code of 0 and nodes on which it ran. The queue's word is as good as that of
+        the accounting records, which the same controller writes; that a job is listed nowhere is no evidence at all.
+        Both hold only for a job whose script ends with the exit code of its one task. Of a job that the queue still
+        lists, ask the queue: the records may tell of an earlier run.
+        """
+        found = self.meaning(status)
+        if not found.final:
+            return None
+        if found.state is TaskState.DONE:
+            proven = status.exit_code == 0 and status.nodes is not None and status.started is not None
+            return Settlement(Verdict(TaskState.DONE, exit_code=0), by) if proven else None
+        signal = None if found.cause is FailureCause.BOOTSTRAP else _signal_of(status)
+        code = status.exit_code if signal is None and found.cause is FailureCause.EXIT_CODE else None
+        text = _said(status, found)
+        if by == "accounting" and found.cause is FailureCause.EXIT_CODE and code is not None and code <= 64:
+            text += f"; its records do not tell exit code {code} from {code + 128}"
+        return Settlement(Verdict(found.state, found.cause, code, signal, text), by)
+
+
+def parse_submitted(text: str) -> str | None:
+    """Take the id from what sbatch has printed, with --parsable or without, among lines of others.
+
+    Returns:
+        The id without the cluster; None if there is none.
+    """
+    found = _SUBMITTED.findall(text)
+    return (found[-1][0] or found[-1][1]) if found else None
+
+
+def _signal_of(status: JobStatus) -> int | None:
+    if status.exit_code is not None and 128 < status.exit_code <= 192:
+        return status.exit_code - 128
+    return status.signal
+
+
+def _said(status: JobStatus, found: Meaning) -> str:
+    reason = f" ({status.reason})" if status.reason else ""
+    where = f" on {status.nodes}" if status.nodes else ", before it ran"
+    text = f"Slurm says {status.state}{reason} of job {status.native_id}{where}"
+    if found.cause is FailureCause.BOOTSTRAP:
+        return f"{text}: its script could not be started; can its directory and its output be written on the node?"
+    if found.cause is FailureCause.SIGNAL and _signal_of(status) == _SIGKILL:
+        return f"{text}: {slurm_states.SUSPECT_MEMORY}"
+    return text
+
+
+def _report(output: bytes, errors: bytes, end: str, width: int, parse: Callable[[list[str]], JobStatus]) -> Report:
+    # What is not UTF-8 stays readable, and can be printed.
+    *chunks, rest = output.decode(errors="backslashreplace").split(f"{end}\n")
+    jobs: list[JobStatus] = []
+    problems: list[str] = []
+    for chunk in chunks:
+        lead, fields = _fields(chunk, width)
+        problems += _foreign(lead)
+        if not _ID.fullmatch(fields[0]):
+            problems.append(f"a row without a job id: {fields[0][:80]!r}")
+        elif len(fields) != width:
+            problems.append(f"a row of {len(fields)} fields, not {width}")
+            jobs.append(JobStatus(fields[0]))
+        else:
+            status = parse(fields)
+            if slurm_states.meaning(status) is UNKNOWN:
+                problems.append(f"the state {status.state!r} is not known")
+            jobs.append(status)
+    complete = not rest or _CLUSTER.fullmatch(rest) is not None
+    if not complete:
+        problems.append("it broke off" if _FIELD in rest or not rest.strip() else f"it says {rest.strip()[:200]!r}")
+    said = errors.decode(errors="backslashreplace").strip()
+    if _ERROR.search(said):
+        complete = False
+        problems.append(f"it says {said[:200]!r}")
+    return Report(tuple(jobs), tuple(dict.fromkeys(problems)), complete)
+
+
+def _fields(chunk: str, width: int) -> tuple[str, list[str]]:
+    """Take the lines of others before a row from it, and return both."""
+    first, separator, others = chunk.partition(_FIELD)
+    lead, _, number = first.rpartition("\n")
+    return lead, [number.strip(), *(others.split(_FIELD, width - 2) if separator else [])]
+
+
+def _foreign(lead: str) -> Iterator[str]:
+    for line in lead.splitlines():
+        if line.strip() and not _CLUSTER.fullmatch(line):
+            yield f"it says {line.strip()[:200]!r}"
+
+
+def _queued(fields: list[str]) -> JobStatus:
+    number, state, reason, code, restarts, submitted, started, ended, nodes, name = fields
+    return _status((number, name, state, reason), _waited(code), restarts, nodes, (submitted, started, ended))
+
+
+def _accounted(fields: list[str]) -> JobStatus:
+    number, state, reason, code, submitted, started, ended, nodes, name = fields
+    return _status((number, name, state, reason), _pair(code), "", nodes, (submitted, started, ended))
+
+
+def _status(
+    words: tuple[str, str, str, str],
+    codes: tuple[int | None, int | None],
+    restarts: str,
+    nodes: str,
+    times: tuple[str, str, str],
+) -> JobStatus:
+    number, name, state, reason = words
+    reason = "" if reason.strip() in _NOBODY else reason.strip()
+    known = slurm_states.meaning(JobStatus(number, state=state))
+    # Of jobs that wait and run, times to come are told as well, and nodes of an earlier run.
+    on = None if nodes.strip() in _NOBODY else nodes.strip()
+    there = known.state is TaskState.RUNNING or (known.final and on is not None)
+    # A job that never ran has a code, too, of Slurm's own.
+    code, signal = codes if known.final and there else (None, None)
+    if code == 0 and known.state is not TaskState.DONE:
+        # A zero stands for what was not told, too.
+        code = None
+    return JobStatus(
+        native_id=number,
+        name=name,
+        state=state.strip(),
+        reason=reason,
+        exit_code=code,
+        signal=signal,
+        restarts=int(restarts.strip()) if _NUMBER.fullmatch(restarts.strip()) else None,
+        nodes=on if there else None,
+        submitted=_moment(times[0]),
+        started=_moment(times[1]) if there else None,
+        ended=_moment(times[2]) if known.final else None,
+    )
+
+
+def _moment(text: str) -> float | None:
+    # strip() takes more for white space than float() does.
+    bare = text.strip()
+    return float(bare) if _NUMBER.fullmatch(bare) else None
+
+
+def _pair(text: str) -> tuple[int | None, int | None]:
+    found = _CODES.fullmatch(text.strip())
+    if found is None:
+        return None, None
+    code, signal = int(found[1]), int(found[2])
+    if signal:
+        # 125 and the like stand for errors of Slurm itself.
+        return None, signal if signal <= 64 else None
+    return (code, None) if code <= 255 else (None, None)
+
+
+def _waited(text: str) -> tuple[int | None, int | None]:
+    if not _NUMBER.fullmatch(text.strip()):
+        return _pair(text)
+    status = int(text)
+    if status > 0xFFFF:
+        return None, None
+    signal, core = status & 0x7F, 0x80
+    if signal:
+        return None, signal if signal <= 64 else None
+    return (None, None) if status & core else (status >> 8, None)

@@ -1,0 +1,170 @@
+"""Submission: in a few threads, no faster than is kind to a shared cluster, again after failures that pass."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from asyncflow_hpc.errors import SubmitError
+
+from .jobs import BatchJob, Phase
+
+__all__ = ["Pace", "Submitting", "TransientError"]
+
+log = logging.getLogger(__name__)
+
+# Seconds after a first failure that may pass, and at most.
+_SOON, _LATE = 1.0, 60.0
+
+
+class TransientError(Exception):
+    """A submission failed in a way that may pass.
+
+    Attributes:
+        unclear: the job may have been submitted all the same.
+        delay: seconds until another attempt makes sense.
+    """
+
+    def __init__(self, text: str, unclear: bool = False, delay: float = 0.0) -> None:
+        super().__init__(text)
+        self.unclear = unclear
+        self.delay = delay
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast jobs are submitted.
+
+    Attributes:
+        rate: at most so many in a second.
+        at_once: at most so many commands at the same time.
+        most: at most so many jobs in the queue.
+        patience: seconds for which a failure that may pass is tried again.
+    """
+
+    rate: float
+    at_once: int
+    most: int
+    patience: float
+
+
+class Submitting:
+    """The way of jobs into the queue, in the order in which they came.
+
+    Args:
+        submit: submits one job, or raises TransientError, or anything else, which is final.
+        find: looks for a job that may have been submitted; returns whether it is there.
+        on_submitted, on_failed: called with a job, and with what went wrong.
+    """
+
+    def __init__(
+        self,
+        pace: Pace,
+        submit: Callable[[BatchJob], Awaitable[None]],
+        find: Callable[[BatchJob], Awaitable[bool]],
+        on_submitted: Callable[[BatchJob], None],
+        on_failed: Callable[[BatchJob, Exception], None],
+    ) -> None:
+        self._pace = pace
+        self._submit = submit
+        self._find = find
+        self._on_submitted = on_submitted
+        self._on_failed = on_failed
+        self._jobs: deque[BatchJob] = deque()
+        self._filled = asyncio.Event()
+        self._room = asyncio.Semaphore(pace.most)
+        self._next = 0.0
+        self._workers: list[asyncio.Task[None]] = []
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    def start(self) -> None:
+        """Begin to submit."""
+        loop = asyncio.get_running_loop()
+        self._workers = [loop.create_task(self._work()) for _ in range(self._pace.at_once)]
+
+    def add(self, job: BatchJob) -> None:
+        """Let a job wait for its submission."""
+        self._jobs.append(job)
+        self._filled.set()
+
+    def remove(self, job: BatchJob) -> bool:
+        """Take out a job that waits; False if it is not waiting any more."""
+        if job.phase is not Phase.WAITING:
+            return False
+        job.phase = Phase.ENDED
+        return True
+
+    def left_queue(self) -> None:
+        """Take note that a submitted job has ended."""
+        self._room.release()
+
+    async def close(self) -> None:
+        """Stop; a submission that has begun is carried through, as its job would be lost otherwise."""
+        self._closing = True
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, *self._carrying, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            await self._filled.wait()
+            await self._room.acquire()
+            job = self._take()
+            if job is None:
+                self._room.release()
+                continue
+            await self._keep_pace()
+            carrying = asyncio.get_running_loop().create_task(self._carry_through(job))
+            self._carrying.add(carrying)
+            carrying.add_done_callback(self._carrying.discard)
+            await asyncio.shield(carrying)
+
+    def _take(self) -> BatchJob | None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            if job.phase is Phase.WAITING:
+                job.phase = Phase.SUBMITTING
+                return job
+        self._filled.clear()
+        return None
+
+    async def _keep_pace(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._next = max(self._next, now) + 1 / self._pace.rate
+        if self._next - 1 / self._pace.rate > now:
+            await asyncio.sleep(self._next - 1 / self._pace.rate - now)
+
+    async def _carry_through(self, job: BatchJob) -> None:
+        try:
+            await self._until_submitted(job)
+        except Exception as error:
+            job.phase = Phase.ENDED
+            self._room.release()
+            self._on_failed(job, error)
+        else:
+            job.phase = Phase.QUEUED
+            self._on_submitted(job)
+
+    async def _until_submitted(self, job: BatchJob) -> None:
+        loop = asyncio.get_running_loop()
+        until, pause, unclear = loop.time() + self._pace.patience, _SOON, False
+        while True:
+            try:
+                if unclear and await self._find(job):
+                    return
+                unclear = False
+                await self._submit(job)
+                return
+            except TransientError as error:
+                unclear = unclear or error.unclear
+                if loop.time() >= until or job.asked is not None or self._closing:
+                    raise SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {error}") from error
+                log.warning("%s is not submitted yet, will be tried again: %s", job.uid, error)
+                await asyncio.sleep(max(pause, error.delay) * random.uniform(0.8, 1.2))
+                pause = min(2 * pause, _LATE)

@@ -1,0 +1,136 @@
+"""What the queue says of all jobs of a backend: one command for all of them, and no more often than needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from .executors import clean_environment
+from .scheduler import Report, Scheduler
+
+__all__ = ["Answer", "QueueWatcher", "run_command"]
+
+log = logging.getLogger(__name__)
+
+# Seconds between two questions while jobs come and go; the interval grows from here when nothing changes.
+_SHORTEST, _GROWTH = 1.0, 1.5
+
+Answer = tuple[int, bytes, bytes]
+
+
+async def run_command(argv: Sequence[str], timeout: float) -> Answer:
+    """Run a command of the scheduler.
+
+    Returns:
+        Its exit code and what it said.
+
+    Raises:
+        TimeoutError: it did not answer in time, and was ended.
+        OSError: it cannot be started.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), timeout)
+    except (asyncio.TimeoutError, TimeoutError):
+        raise TimeoutError(f"{argv[0]} did not answer in {timeout:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, out, err
+
+
+class QueueWatcher:
+    """Asks for the queue, at an interval that shrinks when something should happen.
+
+    Args:
+        longest: seconds between two questions when nothing changes.
+        timeout: seconds that a command may take.
+        wanted: whether anybody wants to know.
+        on_answer: called with the answer, and the loop's time at which the question was asked; returns whether
+            something has changed.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        longest: float,
+        timeout: float,
+        wanted: Callable[[], bool],
+        on_answer: Callable[[Report, float], bool],
+    ) -> None:
+        self._scheduler = scheduler
+        self._longest = longest
+        self._timeout = timeout
+        self._wanted = wanted
+        self._on_answer = on_answer
+        self._interval = _SHORTEST
+        self._sooner = asyncio.Event()
+        self._due = 0.0
+        self._told = ""
+        self._running: asyncio.Task[None] | None = None
+        self.asked = 0
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    def expect_change(self) -> None:
+        """Ask again soon."""
+        self._interval = min(_SHORTEST, self._longest)
+        self._due = min(self._due, asyncio.get_running_loop().time() + self._interval)
+        self._sooner.set()
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._due = loop.time() + self._interval
+            while (left := self._due - loop.time()) > 0:
+                self._sooner.clear()
+                with suppress(asyncio.TimeoutError, TimeoutError):
+                    await asyncio.wait_for(self._sooner.wait(), left)
+            if self._wanted():
+                await self._ask()
+
+    async def _ask(self) -> None:
+        asked = asyncio.get_running_loop().time()
+        self.asked += 1
+        report = await self.report()
+        changed = report is not None and self._on_answer(report, asked)
+        if changed:
+            self._interval = min(_SHORTEST, self._longest)
+        else:
+            self._interval = min(self._interval * _GROWTH, self._longest)
+
+    async def report(self) -> Report | None:
+        """Ask once; None where the scheduler does not answer, which says nothing about any job."""
+        try:
+            code, out, err = await run_command(self._scheduler.queue_command(), self._timeout)
+        except (TimeoutError, OSError) as error:
+            self._tell(str(error))
+            return None
+        if code != 0:
+            self._tell((err or out).decode(errors="replace").strip()[:500])
+            return None
+        report = self._scheduler.parse_queue(out, err)
+        self._tell("; ".join(report.problems))
+        return report
+
+    def _tell(self, text: str) -> None:
+        if text and text != self._told:
+            log.warning("the queue cannot be asked, jobs stay as they are: %s", text)
+        self._told = text
