@@ -75,6 +75,7 @@ class QueueWatcher:
         self._interval = _SHORTEST
         self._sooner = asyncio.Event()
         self._due = 0.0
+        self._closing = False
         self._told = ""
         self._running: asyncio.Task[None] | None = None
         self.asked = 0
@@ -91,19 +92,21 @@ class QueueWatcher:
 
     async def close(self) -> None:
         """Stop."""
+        self._closing = True
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        # wait_for of Python 3.11 and earlier may lose a cancellation that comes together with what it waits for.
+        while not self._closing:
             self._due = loop.time() + self._interval
-            while (left := self._due - loop.time()) > 0:
+            while (left := self._due - loop.time()) > 0 and not self._closing:
                 self._sooner.clear()
                 with suppress(asyncio.TimeoutError, TimeoutError):
                     await asyncio.wait_for(self._sooner.wait(), left)
-            if self._wanted():
+            if self._wanted() and not self._closing:
                 await self._ask()
 
     async def _ask(self) -> None:
