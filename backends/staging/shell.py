@@ -52,9 +52,14 @@ asyncflow_need() {
 _PUT = """\
 # asyncflow_link DIRECTORY FILE...: link files into a directory; of links, copies are made, as links of links pile up
 asyncflow_link() {
-  asyncflow_into=$1
+  asyncflow_into=$1 asyncflow_links=
   shift
   for asyncflow_file in "$@"; do
+    if [ -L "$asyncflow_file" ]; then
+      asyncflow_links=yes
+    fi
+  done
+  [ -z "$asyncflow_links" ] || for asyncflow_file in "$@"; do
     shift
     if [ -L "$asyncflow_file" ]; then
       asyncflow_relink "$asyncflow_file" "$asyncflow_into/${asyncflow_file##*/}"
@@ -234,7 +239,8 @@ def _links(directory: str, transfers: Sequence[Transfer]) -> list[str]:
     lines = []
     for start in range(0, len(transfers), _BATCH):
         some = transfers[start : start + _BATCH]
-        lines += [f"asyncflow_need {_words(transfer)}" for transfer in some]
+        # A function for each would take longer than the links.
+        lines += [f"[ -e {shlex.quote(item.places[0])} ] || asyncflow_need {_words(item)}" for item in some]
         into = shlex.quote(f"./{directory}") if directory else "."
         lines.append(" ".join([f"asyncflow_link {into}", *(shlex.quote(transfer.places[0]) for transfer in some)]))
     return lines
