@@ -8,17 +8,15 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from contextvars import Context, ContextVar
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, NoReturn
-
-import cloudpickle
 
 from .pickling import dump_value
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["Runner", "attempt", "described", "dump_to", "end_child", "failed", "load_context"]
+__all__ = ["Runner", "attempt", "described", "end_child", "failed", "load_context"]
 
 # Seconds that tasks, and then generators, left behind by an async function may take to end.
 _LEFTOVERS = 1.0
@@ -108,14 +106,17 @@ def _left(code: object) -> dict[str, Any]:
         return {"exit": 1, "text": described(error)}
 
 
-def failed(error: BaseException) -> dict[str, Any]:
+def failed(error: BaseException, *runners: str) -> dict[str, Any]:
     """Describe an exception for another process.
+
+    Args:
+        runners: source files of what called the function; like this one they tell the user nothing.
 
     Returns:
         "text" and "traceback", "memory" if it is a MemoryError, and its pickle as "exception" where that can be read.
     """
     answer: dict[str, Any] = {
-        "traceback": "".join(traceback.format_exception(type(error), error, _of_the_user(error))),
+        "traceback": "".join(traceback.format_exception(type(error), error, _of_the_user(error, runners))),
         "text": described(error),
     }
     if isinstance(error, MemoryError):
@@ -136,11 +137,11 @@ def described(error: BaseException) -> str:
     return traceback.format_exception_only(type(error), error)[-1].strip()
 
 
-def _of_the_user(error: BaseException) -> Any:
+def _of_the_user(error: BaseException, runners: tuple[str, ...]) -> Any:
     # The first frames are those of this module and of the loop, and tell the user nothing.
     loop = getattr(sys.modules.get("asyncio.base_events"), "__file__", None)
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, loop):
+    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, loop, *runners):
         trace = trace.tb_next
     return trace
 
@@ -151,22 +152,6 @@ def load_context(carried: Iterable[tuple[bytes, bytes]] | None) -> Context:
     for variable, value in carried or ():
         context.run(pickle.loads(variable).set, pickle.loads(value))
     return context
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, ContextVar):
-            return pickle.loads, (dump_value(obj),)
-        return super().reducer_override(obj)
-
-
-def dump_to(stream: Any, value: Any) -> None:
-    """Pickle as `pickling.dump_value` does, to a stream, so that a large value is not held twice.
-
-    Args:
-        stream: an object with a method `write`.
-    """
-    _Pickler(stream, pickle.HIGHEST_PROTOCOL).dump(value)
 
 
 def end_child(answer: dict[str, Any]) -> NoReturn:

@@ -18,7 +18,7 @@ import cloudpickle
 
 from asyncflow_hpc.errors import SerializationError
 
-__all__ = ["FunctionPickles", "dump_arguments", "dump_context", "dump_value"]
+__all__ = ["FunctionPickles", "dump_arguments", "dump_context", "dump_to", "dump_value"]
 
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
 _STEADY = frozenset({*_PLAIN, range})
@@ -39,8 +39,17 @@ def dump_value(value: Any) -> bytes:
     if type(value) in _PLAIN:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     buffer = io.BytesIO()
-    _Pickler(buffer).dump(value)
+    dump_to(buffer, value)
     return buffer.getvalue()
+
+
+def dump_to(stream: Any, value: Any) -> None:
+    """Pickle as `dump_value` does, to a stream, so that a large value is not held twice.
+
+    Args:
+        stream: an object with a method `write`.
+    """
+    _Pickler(stream).dump(value)
 
 
 def dump_arguments(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:

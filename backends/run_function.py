@@ -190,7 +190,8 @@ def _fill(sink: Sink, name: str, answer: dict[str, Any], pid: int) -> None:
         sink.write(answer["exception"])
     if "result" not in answer:
         return
-    from .calling import described, dump_to
+    from .calling import described
+    from .pickling import dump_to
 
     value = answer["result"]
     try:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import inspect
 import io
 import os
 import pickle
@@ -14,10 +11,10 @@ import socket
 import struct
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from ..calling import Runner, end_child, failed, load_context
 from ..pickling import dump_value
 
 if TYPE_CHECKING:
@@ -34,9 +31,6 @@ ANSWER = struct.Struct("=QQ")
 
 # Bytes that are read at once: several calls.
 _BUFFER = 1 << 16
-
-# Seconds that tasks left behind by an async function may take to end.
-_LEFTOVERS = 1.0
 
 _STREAMS = ((1, "out"), (2, "err"))
 
@@ -56,7 +50,7 @@ def serve(descriptor: int, tokens: int) -> None:
     for inherited in (descriptor, tokens):
         # Programs that a function starts have no use for them.
         os.set_inheritable(inherited, False)
-    runner, place = _Runner(), _Place()
+    runner, place = Runner(), _Place()
     functions: dict[int, Callable[..., Any]] = {}
     connection = socket.socket(fileno=descriptor)
     for position, call in _calls(io.BufferedReader(socket.SocketIO(connection, "r"), _BUFFER), tokens):
@@ -101,7 +95,7 @@ def _calls(stream: io.BufferedReader, tokens: int) -> Iterator[tuple[int, dict[s
 
 
 def _run(
-    call: dict[str, Any], place: _Place, functions: dict[int, Callable[..., Any]], runner: _Runner
+    call: dict[str, Any], place: _Place, functions: dict[int, Callable[..., Any]], runner: Runner
 ) -> dict[str, Any]:
     before = time.process_time()
     answer = _attempt(call, place, functions, runner)
@@ -112,7 +106,7 @@ def _run(
 
 
 def _attempt(
-    call: dict[str, Any], place: _Place, functions: dict[int, Callable[..., Any]], runner: _Runner
+    call: dict[str, Any], place: _Place, functions: dict[int, Callable[..., Any]], runner: Runner
 ) -> dict[str, Any]:
     try:
         place.enter(call)
@@ -123,13 +117,13 @@ def _attempt(
     answer = _answer(call, functions, runner) if failure is None else failure
     if os.getpid() != place.pid:
         # The function forked, and this is the child come back: the next call is not its to run.
-        _end_child(answer)
+        end_child(answer)
     try:
         place.leave(call)
     except (OSError, ValueError) as error:
         place.spoiled = True
         # What was printed belongs to the result: where it cannot be kept, the call has failed.
-        return answer if "result" not in answer else _failed(error)
+        return answer if "result" not in answer else failed(error, __file__)
     if plan is not None and "result" in answer:
         return _stage_out(plan, call) or answer
     return answer
@@ -168,23 +162,15 @@ def _stage_out(plan: Plan, call: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _end_child(answer: dict[str, Any]) -> NoReturn:
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(answer.get("exit", 0 if "result" in answer else 1))
-
-
-def _answer(call: dict[str, Any], functions: dict[int, Callable[..., Any]], runner: _Runner) -> dict[str, Any]:
+def _answer(call: dict[str, Any], functions: dict[int, Callable[..., Any]], runner: Runner) -> dict[str, Any]:
     try:
         function = _function(call, functions)
         args, kwargs = pickle.loads(call["arguments"])
-        result = runner.call(function, args, kwargs, _context(call.get("context")))
+        result = runner.call(function, args, kwargs, load_context(call.get("context")))
     except SystemExit as error:
         return {"exit": error.code if isinstance(error.code, int) else int(error.code is not None)}
     except BaseException as error:
-        return _failed(error)
+        return failed(error, __file__)
     try:
         return {"result": dump_value(result)}
     except Exception as error:
@@ -199,36 +185,6 @@ def _function(call: dict[str, Any], functions: dict[int, Callable[..., Any]]) ->
     if number:
         functions[number] = function
     return function
-
-
-def _context(carried: list[tuple[bytes, bytes]] | None) -> contextvars.Context:
-    context = contextvars.Context()
-    for variable, value in carried or ():
-        context.run(pickle.loads(variable).set, pickle.loads(value))
-    return context
-
-
-def _failed(error: BaseException) -> dict[str, Any]:
-    # The first frames are this module's and tell the user nothing.
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, asyncio.runners.__file__):
-        trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    answer: dict[str, Any] = {
-        "traceback": text,
-        "text": traceback.format_exception_only(type(error), error)[-1].strip(),
-    }
-    if isinstance(error, MemoryError):
-        answer["memory"] = True
-    if isinstance(error, Exception):
-        try:
-            data = dump_value(error)
-            pickle.loads(data)
-            answer["exception"] = data
-        except Exception:
-            # The text says what the object cannot.
-            pass
-    return answer
 
 
 class _Place:
@@ -303,33 +259,3 @@ class _Place:
             if found.st_size:
                 os.rename(self._captures[descriptor], f"{call['sandbox']}/{call['uid']}.{ending}")
                 self._open(descriptor)
-
-
-class _Runner:
-    """Calls functions, async ones on a loop that is kept from call to call."""
-
-    def __init__(self) -> None:
-        self.stuck = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def call(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: contextvars.Context
-    ) -> Any:
-        result = context.run(function, *args, **kwargs)
-        if not inspect.iscoroutine(result):
-            return result
-        if self._loop is None or self._loop.is_closed():
-            self._loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(self._loop)
-        try:
-            return context.run(self._loop.run_until_complete, result)
-        finally:
-            self._end_leftovers(self._loop)
-
-    def _end_leftovers(self, loop: asyncio.AbstractEventLoop) -> None:
-        leftovers = asyncio.all_tasks(loop)
-        for task in leftovers:
-            task.cancel()
-        if leftovers:
-            _, pending = loop.run_until_complete(asyncio.wait(leftovers, timeout=_LEFTOVERS))
-            self.stuck = bool(pending)

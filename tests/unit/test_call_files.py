@@ -32,8 +32,7 @@ from asyncflow_hpc.backends.call_files import (
     write_file,
 )
 from asyncflow_hpc.backends.call_results import Failed, Returned, read_result
-from asyncflow_hpc.backends.calling import dump_to
-from asyncflow_hpc.backends.pickling import dump_arguments, dump_value
+from asyncflow_hpc.backends.pickling import dump_arguments, dump_to, dump_value
 from asyncflow_hpc.errors import ConfigurationError, SerializationError, SessionError
 from asyncflow_hpc.states import FailureCause
 
