@@ -24,6 +24,7 @@ from ..spool import SpoolWatcher
 from ..staging import StagesFiles
 from ..staging.downloads import Downloads, remote
 from ..staging.plan import make_plan
+from .commands import Answer, run_command
 from .ending import Ending
 from .jobs import BatchJob, Phase
 from .placing import Placing
@@ -32,7 +33,7 @@ from .services import Services
 from .slurm import Slurm
 from .submitting import Pace, Submitting
 from .translation import options_for
-from .watching import QueueWatcher, run_command
+from .watching import QueueWatcher
 
 __all__ = ["PsijExecutionBackend"]
 
@@ -254,7 +255,7 @@ class PsijExecutionBackend(StagesFiles):
             self._ending.enforce_walltime(job)
         elif job.phase is Phase.RUNNING:
             job.phase, job.started = Phase.QUEUED, None
-            self._spools[Path(job.session)].forget(job.uid, 0)
+            self.forget_marker(job)
             log.warning("%s was put back into the queue: %s", job.uid, status.reason)
             job.task["state"] = TaskState.SUBMITTED
             self.task_state_cb(job.task, TaskState.SUBMITTED)
@@ -375,6 +376,6 @@ class PsijExecutionBackend(StagesFiles):
         if self._started:
             self._ending.abandon([job.native_id for job in self._jobs.values() if job.native_id is not None])
 
-    async def command(self, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
+    async def command(self, argv: Sequence[str]) -> Answer:
         """Run a command of the scheduler, with the time limit of all of them."""
         return await run_command(argv, self._timeout)

@@ -19,7 +19,7 @@ from ..output import read_large
 from ..run_script import said
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
-from .executors import clean_environment
+from .commands import CommandTimeoutError, clean_environment
 from .jobs import BatchJob, verdict_of
 from .scheduler import JobStatus, Meaning, Report, Settlement
 
@@ -131,7 +131,7 @@ class Ending:
         scheduler = self._backend.scheduler
         if self._no_accounting or job.native_id is None:
             return None
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError, CommandTimeoutError):
             code, out, err = await self._backend.command(scheduler.accounting_command([job.native_id]))
             if code == 0:
                 return next(
@@ -192,7 +192,7 @@ class Ending:
     async def _cancel(self, argv: Sequence[str]) -> None:
         try:
             code, out, err = await self._backend.command(argv)
-        except (OSError, TimeoutError) as error:
+        except (OSError, CommandTimeoutError) as error:
             log.warning("jobs cannot be cancelled now: %s", error)
         else:
             failure = self._backend.scheduler.cancel_failure((err + out).decode(errors="replace"), code)

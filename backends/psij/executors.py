@@ -6,7 +6,6 @@ scheduler. Here it submits; the completion record and our own watcher say what b
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -14,16 +13,11 @@ from typing import IO, Any
 
 from psij.executors.batch.slurm import SlurmExecutorConfig, SlurmJobExecutor
 
+from .commands import run_blocking
 from .slurm import parse_submitted
 from .translation import job_script
 
-__all__ = ["CommandTimeoutError", "SlurmSubmitter", "clean_environment", "script_of"]
-
-_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
-
-
-class CommandTimeoutError(Exception):
-    """A command of the scheduler did not answer in time; what it was to do may have been done."""
+__all__ = ["SlurmSubmitter", "script_of"]
 
 
 class _NoPolling:
@@ -73,35 +67,13 @@ class SlurmSubmitter(SlurmJobExecutor):
         return parse_submitted(out) or ""
 
     def _run_command(self, cmd: list[str]) -> str:
-        try:
-            done = subprocess.run(
-                cmd,
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                timeout=self._timeout,
-                env=clean_environment(),
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CommandTimeoutError(f"{cmd[0]} did not answer in {self._timeout:g} s") from None
-        out = done.stdout.decode(errors="replace")
-        self.returncode = done.returncode
-        if done.returncode != 0:
-            text = done.stderr.decode(errors="replace") + out
-            raise subprocess.CalledProcessError(done.returncode, cmd, text)
-        return out
+        self.returncode, out, err = run_blocking(cmd, self._timeout)
+        if self.returncode != 0:
+            raise subprocess.CalledProcessError(self.returncode, cmd, (err + out).decode(errors="replace"))
+        return out.decode(errors="replace")
 
 
 def script_of(spec: Any) -> str:
     """Write the batch script of a PSI/J job."""
     options = {key.partition(".")[2]: value for key, value in (spec.attributes.custom_attributes or {}).items()}
     return job_script(options, [f"exec {spec.executable} {shlex.quote(spec.arguments[0])}"])
-
-
-def clean_environment() -> dict[str, str]:
-    """Return the driver's environment without what Slurm told it about its own job, if it runs in one."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in _KEPT or not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))
-    }

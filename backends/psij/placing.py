@@ -14,6 +14,7 @@ from ..away import leave_call, runner_argv
 from ..pickling import FunctionPickles
 from ..run_script import RunScript, script_path, write_script
 from ..sandbox import make_sandbox
+from .commands import CommandTimeoutError
 from .jobs import BatchJob
 from .scheduler import Transient
 from .submitting import TransientError
@@ -101,7 +102,7 @@ class Placing:
         """Submit; in a thread."""
         import psij
 
-        from .executors import CommandTimeoutError, SlurmSubmitter
+        from .executors import SlurmSubmitter
 
         place = Path(self._backend.psij_directory(job.session))
         executor = SlurmSubmitter(place, self._timeout)

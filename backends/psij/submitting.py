@@ -134,11 +134,11 @@ class Submitting:
         return None
 
     async def _keep_pace(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._next = max(self._next, now) + 1 / self._pace.rate
-        if self._next - 1 / self._pace.rate > now:
-            await asyncio.sleep(self._next - 1 / self._pace.rate - now)
+        now = asyncio.get_running_loop().time()
+        turn = max(self._next, now)
+        self._next = turn + 1 / self._pace.rate
+        if turn > now:
+            await asyncio.sleep(turn - now)
 
     async def _carry_through(self, job: BatchJob) -> None:
         try:

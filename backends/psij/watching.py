@@ -4,48 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
-from .executors import clean_environment
+from .commands import CommandTimeoutError, run_command
 from .scheduler import Report, Scheduler
 
-__all__ = ["Answer", "QueueWatcher", "run_command"]
+__all__ = ["QueueWatcher"]
 
 log = logging.getLogger(__name__)
 
 # Seconds between two questions while jobs come and go; the interval grows from here when nothing changes.
 _SHORTEST, _GROWTH = 1.0, 1.5
-
-Answer = tuple[int, bytes, bytes]
-
-
-async def run_command(argv: Sequence[str], timeout: float) -> Answer:
-    """Run a command of the scheduler.
-
-    Returns:
-        Its exit code and what it said.
-
-    Raises:
-        TimeoutError: it did not answer in time, and was ended.
-        OSError: it cannot be started.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=clean_environment(),
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), timeout)
-    except (asyncio.TimeoutError, TimeoutError):
-        raise TimeoutError(f"{argv[0]} did not answer in {timeout:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, out, err
 
 
 class QueueWatcher:
@@ -123,7 +93,7 @@ class QueueWatcher:
         """Ask once; None where the scheduler does not answer, which says nothing about any job."""
         try:
             code, out, err = await run_command(self._scheduler.queue_command(), self._timeout)
-        except (TimeoutError, OSError) as error:
+        except (CommandTimeoutError, OSError) as error:
             self._tell(str(error))
             return None
         if code != 0:
