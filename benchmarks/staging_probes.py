@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 from .flows import local_engine
@@ -133,20 +134,19 @@ def bare_chain(n: int) -> Sample:
 
 
 def bare_links(n: int) -> Sample:
-    source = _source(n)
-    os.mkdir("session/task.000002")
-    meter = Meter()
-    for name in _names(n):
-        os.symlink(f"{source}/{name}", f"session/task.000002/{name}")
-    return meter.sample(n)
+    return _bare(n, os.symlink)
 
 
 def bare_copies(n: int) -> Sample:
+    return _bare(n, shutil.copy2)
+
+
+def _bare(n: int, put: Callable[[str, str], object]) -> Sample:
     source = _source(n)
     os.mkdir("session/task.000002")
     meter = Meter()
     for name in _names(n):
-        shutil.copy2(f"{source}/{name}", f"session/task.000002/{name}")
+        put(f"{source}/{name}", f"session/task.000002/{name}")
     return meter.sample(n)
 
 

@@ -6,14 +6,17 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from stat import S_ISLNK
 from typing import Final
 
 from asyncflow_hpc.data import Action
 from asyncflow_hpc.errors import StagingConflictError, StagingError
 
-from .plan import Delivery, Dependency, Plan, Transfer
+from .plan import Delivery, Dependency, Plan, Transfer, directories_around
 
 __all__ = ["Survey", "deliver", "missing", "perform", "survey"]
 
@@ -57,12 +60,9 @@ def survey(plan: Plan, patience: float = 0.0, most: int | None = None) -> Survey
         StagingError: a declared file is not there.
         StagingConflictError: it is there twice.
     """
-    found = Survey()
+    found = Survey(directories=directories_around(transfer.name for transfer in plan.transfers))
     for transfer in plan.transfers:
-        _add_directories(found, transfer.name)
-        place = _place_of(transfer, patience)
-        # A link is moved or copied as it is asked for; what it points at is not ours to move.
-        found.actions.append((transfer.action, _final(place) if transfer.action == "link" else place, transfer.name))
+        found.actions.append((transfer.action, _source_of(transfer, patience), transfer.name))
     for dependency in plan.dependencies:
         found.actions.append(("link", dependency.sandbox, dependency.link))
     if plan.dependencies and not _Trees(plan, found, most).visit():
@@ -70,37 +70,44 @@ def survey(plan: Plan, patience: float = 0.0, most: int | None = None) -> Survey
     return found
 
 
-def _add_directories(found: Survey, name: str) -> None:
-    for above in _above(name):
-        found.directories[above] = None
-
-
-def _above(name: str) -> Iterable[str]:
-    end = name.find("/")
-    while end > 0:
-        yield name[:end]
-        end = name.find("/", end + 1)
+def _source_of(transfer: Transfer, patience: float) -> str:
+    # A link is moved or copied as it is asked for; what it points at is not ours to move.
+    if transfer.action != "link":
+        return _place_of(transfer, patience)
+    if len(transfer.places) == 1:
+        with suppress(OSError):
+            place = transfer.places[0]
+            if not S_ISLNK(os.lstat(place).st_mode):
+                return place
+    return _final(_place_of(transfer, patience))
 
 
 def _place_of(transfer: Transfer, patience: float) -> str:
-    until, pause = time.monotonic() + patience, _SOON
-    while True:
+    for _ in _looks(patience):
         there = [place for place in transfer.places if os.path.exists(place)]
         if not there and transfer.otherwise is not None and os.path.exists(transfer.otherwise):
             there = [transfer.otherwise]
         if there:
             break
-        if time.monotonic() >= until:
-            looked = " ".join([*transfer.places, transfer.otherwise or ""]).strip()
-            raise StagingError(f"input {transfer.origin} is not there: {looked}")
-        time.sleep(pause)
-        pause = min(2 * pause, _LATE)
+    else:
+        looked = " ".join([*transfer.places, transfer.otherwise or ""]).strip()
+        raise StagingError(f"input {transfer.origin} is not there: {looked}")
     for other in there[1:]:
         if not os.path.samefile(there[0], other):
             raise StagingConflictError(
                 f"input {transfer.origin} is there twice: {there[0]} and {other}; say which with InputFile(..., task=)"
             )
     return there[0]
+
+
+def _looks(patience: float) -> Iterator[None]:
+    """Yield once, and then again and again for some seconds, with growing pauses."""
+    until, pause = time.monotonic() + patience, _SOON
+    yield
+    while time.monotonic() < until:
+        time.sleep(pause)
+        pause = min(2 * pause, _LATE)
+        yield
 
 
 def _final(path: str) -> str:
@@ -119,8 +126,8 @@ class _Trees:
         self._plan = plan
         self._found = found
         self._most = most
-        self._declared = plan.declared() | {dependency.link for dependency in plan.dependencies}
-        self._around = frozenset(above for name in self._declared for above in _above(name))
+        self._reserved = plan.reserved()
+        self._around = directories_around(self._reserved)
         # By name: the file, or one of the two words above.
         self._names: dict[str, str] = {}
         self._copied: set[str] = set()
@@ -158,7 +165,7 @@ class _Trees:
     def _meet(self, dependency: Dependency, name: str, entry: os.DirEntry[str]) -> bool:
         """Note what a dependency has under a name; tell whether it is a directory to go on with."""
         directory = entry.is_dir(follow_symlinks=False)
-        if name in self._declared or (name in self._around and not directory):
+        if name in self._reserved or (name in self._around and not directory):
             return False
         known = self._names.get(name)
         if known == _SHARED:
@@ -199,18 +206,13 @@ def perform(found: Survey, sandbox: str) -> None:
     Raises:
         StagingError: a file cannot be put there.
     """
-    for name in found.directories:
-        _do("directory", _make_directory, name, f"{sandbox}/{name}")
-    for action, source, name in found.actions:
-        _do(action, _ACTIONS[action], source, f"{sandbox}/{name}")
-
-
-def _do(what: str, function: object, source: str, target: str) -> None:
-    assert callable(function)
-    try:
-        function(source, target)
-    except OSError as error:
-        raise StagingError(f"{what} of {source} to {target} failed: {error.strerror or error}") from error
+    actions = chain((("directory", name, name) for name in found.directories), found.actions)
+    for action, source, name in actions:
+        target = f"{sandbox}/{name}"
+        try:
+            _ACTIONS[action](source, target)
+        except OSError as error:
+            raise StagingError(f"{action} of {source} to {target} failed: {error.strerror or error}") from error
 
 
 def _make_directory(_: str, path: str) -> None:
@@ -228,7 +230,12 @@ def _move(source: str, target: str) -> None:
     shutil.move(source, target)
 
 
-_ACTIONS = {"link": os.symlink, "copy": _copy, "move": _move}
+_ACTIONS: Final[dict[str, Callable[[str, str], None]]] = {
+    "link": os.symlink,
+    "copy": _copy,
+    "move": _move,
+    "directory": _make_directory,
+}
 
 
 def missing(promised: Iterable[str], directory: str, patience: float = 0.0) -> list[str]:
@@ -238,12 +245,11 @@ def missing(promised: Iterable[str], directory: str, patience: float = 0.0) -> l
         directory: in which it ran.
         patience: seconds to wait for them.
     """
-    left = [name for name in promised if not os.path.exists(os.path.join(directory, name))]
-    until, pause = time.monotonic() + patience, _SOON
-    while left and time.monotonic() < until:
-        time.sleep(pause)
-        pause = min(2 * pause, _LATE)
+    left = list(promised)
+    for _ in _looks(patience):
         left = [name for name in left if not os.path.exists(os.path.join(directory, name))]
+        if not left:
+            break
     return left
 
 

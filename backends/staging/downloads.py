@@ -55,6 +55,7 @@ class Downloads:
         self._directory = f"{session}/{BOOKKEEPING}/downloads"
         self._fetching: dict[str, asyncio.Future[str]] = {}
         self._digests: dict[str, str] = {}
+        self._checked: set[str] = set()
         self._stopped = threading.Event()
 
     async def localized(self, plan: Plan) -> Plan:
@@ -88,11 +89,16 @@ class Downloads:
             raise StagingConflictError(f"two tasks want {url} with different sha256: {self._digests[url]}, {sha256}")
         fetching = self._fetching.get(url)
         if fetching is None or (fetching.done() and (fetching.cancelled() or fetching.exception() is not None)):
-            fetching = self._fetching[url] = self._in_thread(self._fetch, url, sha256)
+            # Also for a task that does not care: it is the same file that another one gets.
+            digest = self._digests.get(url)
+            fetching = self._fetching[url] = self._in_thread(self._fetch, url, digest)
+            if digest is not None:
+                self._checked.add(url)
         # One task that is cancelled does not take it away from the others.
         path = await asyncio.shield(fetching)
-        if sha256 is not None:
+        if sha256 is not None and url not in self._checked:
             await self._in_thread(_check_file, path, url, sha256)
+            self._checked.add(url)
         return path
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:

@@ -8,7 +8,7 @@ from asyncflow_hpc.backend import BaseExecutionBackend
 from asyncflow_hpc.data import InputFile
 from asyncflow_hpc.task import Task
 
-from .plan import Wishes, source_of
+from .plan import Wishes
 
 __all__ = ["StagesFiles"]
 
@@ -18,8 +18,9 @@ class StagesFiles(BaseExecutionBackend):
 
     def link_implicit_data_deps(self, src_task: Task, dst_task: Task) -> Any:
         """Let all files that one task leaves appear in the sandbox of another."""
-        source = source_of(src_task)
-        _wishes(dst_task).tasks[source.sandbox or source.uid] = source
+        wishes = _wishes(dst_task)
+        source = wishes.source(src_task)
+        wishes.tasks[source.sandbox or source.uid] = source
         return {"source": source.sandbox, "target": dst_task["uid"]}
 
     def link_explicit_data_deps(
@@ -33,9 +34,10 @@ class StagesFiles(BaseExecutionBackend):
     ) -> Any:
         """Let one file, of a task or from a path, appear in the sandbox of a task."""
         assert dst_task is not None
-        source = None if src_task is None else source_of(src_task)
+        wishes = _wishes(dst_task)
+        source = None if src_task is None else wishes.source(src_task)
         path = file_name if source is not None else file_path or file_name
-        _wishes(dst_task).files.append((path, source, item))
+        wishes.files.append((path, source, item))
         return {"source": path, "target": item.filename if item is not None else file_name}
 
 

@@ -10,7 +10,17 @@ from asyncflow_hpc.data import BOOKKEEPING, Action, InputFile, OutputFile, name_
 from asyncflow_hpc.errors import StagingConflictError, StagingError
 from asyncflow_hpc.task import Task
 
-__all__ = ["Delivery", "Dependency", "Plan", "Source", "Transfer", "Wishes", "make_plan", "source_of"]
+__all__ = [
+    "Delivery",
+    "Dependency",
+    "Plan",
+    "Source",
+    "Transfer",
+    "Wishes",
+    "directories_around",
+    "make_plan",
+    "source_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +40,25 @@ class Source:
 
 @dataclass(slots=True)
 class Wishes:
-    """What an engine has announced for a task, as it comes."""
+    """What an engine has announced for a task, as it comes.
+
+    Attributes:
+        files: path, the task that has it if any, and what the user wrote.
+        tasks: those of which all files are wanted.
+        sources: tasks that have been met, by sandbox or uid.
+    """
 
     files: list[tuple[str | None, Source | None, InputFile | None]] = field(default_factory=list)
     tasks: dict[str, Source] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def source(self, task: Task) -> Source:
+        """Say what a task leaves to this one; a task often has many files for it."""
+        key = task.get("sandbox") or task["uid"]
+        known = self.sources.get(key)
+        if known is None:
+            known = self.sources[key] = source_of(task)
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +122,24 @@ class Plan:
         """Whether anything comes before the task."""
         return bool(self.transfers or self.dependencies)
 
-    def declared(self) -> frozenset[str]:
-        """Names that no file of a dependency may take, the task's promised outputs among them."""
-        return frozenset(transfer.name for transfer in self.transfers) | frozenset(self.promised)
+    def reserved(self) -> frozenset[str]:
+        """Names that no file of a dependency may take: of declared files, of promised ones, of links to sandboxes."""
+        links = (dependency.link for dependency in self.dependencies)
+        return frozenset(transfer.name for transfer in self.transfers).union(self.promised, links)
 
 
 NOTHING = Plan()
+
+
+def directories_around(names: Iterable[str]) -> dict[str, None]:
+    """Name the directories in which files of the sandbox are, each after those around it."""
+    found: dict[str, None] = {}
+    for name in names:
+        end = name.find("/")
+        while end > 0:
+            found[name[:end]] = None
+            end = name.find("/", end + 1)
+    return found
 
 
 def make_plan(task: Task, session: str, device_of: Callable[[str], int]) -> Plan:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from .plan import Delivery, Dependency, Plan, Transfer
+from .plan import Delivery, Dependency, Plan, Transfer, directories_around
 
 __all__ = ["functions", "stage_in_lines", "stage_out_lines"]
 
-# Words of one command, so that no list of arguments gets too long for a kernel.
-_BATCH = 200
+# Characters of one command, so that no list of arguments gets too long for a kernel.
+_LONGEST = 60_000
 
 _LOOK = """\
 # asyncflow_there PLACE...: set asyncflow_found to the one file that is in one of these places
@@ -196,13 +196,12 @@ def functions(plan: Plan) -> list[str]:
     """
     parts = [_LOOK, _PUT] if plan.stages_in else []
     if plan.dependencies:
-        declared = plan.declared() | {dependency.link for dependency in plan.dependencies}
-        around = {above for name in declared for above in _above(name)}
+        reserved = plan.reserved()
         parts += [
             _TREES,
             "# Names of declared files, which no file of a dependency takes, nor those of the directories around them",
-            _case("asyncflow_declared", declared | around),
-            _case("asyncflow_declared_dir", declared),
+            _case("asyncflow_declared", reserved.union(directories_around(reserved))),
+            _case("asyncflow_declared_dir", reserved),
             "",
         ]
     return [*parts, *([_EXPECT] if plan.promised else []), *([_DELIVER] if plan.deliveries else [])]
@@ -218,7 +217,8 @@ def stage_in_lines(plan: Plan, patience: int) -> list[str]:
         return []
     lines = [f"asyncflow_patience={patience}"]
     above = {name: None for transfer in plan.transfers if (name := os.path.dirname(transfer.name))}
-    lines += _batches("mkdir -p --", [_quoted(name) for name in above], "", "directories cannot be made")
+    for words in _batches(_quoted(name) for name in above):
+        lines.append(f"mkdir -p -- {words} || asyncflow_fail 'directories cannot be made'")
     for (simple, directory), group in groupby(plan.transfers, _kind):
         together = list(group)
         lines += _links(directory, together) if simple else [_one(transfer) for transfer in together]
@@ -236,13 +236,11 @@ def _kind(transfer: Transfer) -> tuple[bool, str]:
 
 
 def _links(directory: str, transfers: Sequence[Transfer]) -> list[str]:
-    lines = []
-    for start in range(0, len(transfers), _BATCH):
-        some = transfers[start : start + _BATCH]
-        # A function for each would take longer than the links.
-        lines += [f"[ -e {shlex.quote(item.places[0])} ] || asyncflow_need {_words(item)}" for item in some]
-        into = shlex.quote(f"./{directory}") if directory else "."
-        lines.append(" ".join([f"asyncflow_link {into}", *(shlex.quote(transfer.places[0]) for transfer in some)]))
+    into = shlex.quote(f"./{directory}") if directory else "."
+    # A function for each would take longer than the links.
+    lines = [f"[ -e {shlex.quote(item.places[0])} ] || asyncflow_need {_words(item)}" for item in transfers]
+    for words in _batches([shlex.quote(item.places[0]) for item in transfers]):
+        lines.append(f"asyncflow_link {into} {words}")
     return lines
 
 
@@ -255,19 +253,25 @@ def _words(transfer: Transfer) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def _batches(command: str, words: Sequence[str], last: str, failure: str) -> list[str]:
-    return [
-        " ".join([command, *words[start : start + _BATCH], *([last] if last else [])])
-        + f" || asyncflow_fail {shlex.quote(failure)}"
-        for start in range(0, len(words), _BATCH)
-    ]
+def _batches(words: Iterable[str]) -> Iterator[str]:
+    """Join words to parts of commands, each no longer than a command may be."""
+    batch: list[str] = []
+    length = 0
+    for word in words:
+        if batch and length + len(word) > _LONGEST:
+            yield " ".join(batch)
+            batch, length = [], 0
+        batch.append(word)
+        length += len(word) + 1
+    if batch:
+        yield " ".join(batch)
 
 
 def _dependency_lines(plan: Plan) -> list[str]:
     lines = []
     named = [dependency for dependency in plan.dependencies if os.path.basename(dependency.sandbox) == dependency.link]
-    places = [shlex.quote(dependency.sandbox) for dependency in named]
-    lines += _batches("ln -s --", places, ".", "links to dependencies cannot be made")
+    for words in _batches(shlex.quote(dependency.sandbox) for dependency in named):
+        lines.append(f"ln -s -- {words} . || asyncflow_fail 'links to dependencies cannot be made'")
     for dependency in plan.dependencies:
         if dependency not in named:
             lines.append(
@@ -285,12 +289,6 @@ def _tree_lines(dependency: Dependency) -> list[str]:
         f"asyncflow_action='{dependency.action}'",
         f"asyncflow_tree {shlex.quote(dependency.sandbox)} ''",
     ]
-
-
-def _above(name: str) -> Iterable[str]:
-    while "/" in name:
-        name = name.rpartition("/")[0]
-        yield name
 
 
 def _case(function: str, names: Iterable[str]) -> str:
