@@ -13,7 +13,7 @@ from .data import OutputFile
 from .errors import DescriptionTypeError, TaskDescriptionError, nearest
 from .units import parse_memory, parse_walltime
 
-__all__ = ["NAMESPACES", "REPORTED", "Task", "TaskDescription", "describe"]
+__all__ = ["NAMESPACES", "REPORTED", "Task", "TaskDescription", "command_of", "describe"]
 
 NAMESPACES = ("slurm", "pbs", "lsf", "radical_pilot")
 
@@ -253,3 +253,12 @@ def describe(task: Task) -> TaskDescription:
         return known
     values = task.get("task_backend_specific_kwargs") or {}
     return TaskDescription.from_dict({key: value for key, value in values.items() if key in _PARSERS})
+
+
+def command_of(task: Task) -> str | list[str]:
+    """Return the command of an executable task: shell text, or an argv."""
+    command = task.get("command")
+    if command is not None:
+        return command
+    # An engine that is not ours sends only these two.
+    return [task.get("executable") or "", *task.get("arguments", [])]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
 from ..output import read_large, read_output
+from ..readiness import answers, until_ready
 from ..sandbox import sandbox_of
 from ..staging.apply import missing
 from ..staging.plan import make_plan
@@ -40,6 +39,7 @@ WALLTIME_GRACE = 2.0
 # A driver that is out of descriptors gets some back in time.
 _READ_TRIES, _READ_PAUSE = 100, 0.1
 _SERVICE_POLL = 0.05
+_HERE = "127.0.0.1"
 
 
 class Attempt(ABC):
@@ -97,7 +97,7 @@ class Attempt(ABC):
             ConfigurationError: the port is taken.
         """
         port = self.description.ready_port
-        if self.task.get("is_service") and port is not None and _answers(port):
+        if self.task.get("is_service") and port is not None and answers(_HERE, port):
             raise ConfigurationError(
                 f"port {port} of service '{self.task['name']}' is answered by another process already"
             )
@@ -140,16 +140,8 @@ class Attempt(ABC):
             self._readiness = self._loop.create_task(self._watch_service())
 
     async def _watch_service(self) -> None:
-        description = self.description
-        result = ""
-        if description.ready_file is not None:
-            path = os.path.join(description.cwd or self.sandbox, description.ready_file)
-            await self._until(functools.partial(os.path.exists, path))
-            with suppress(OSError):
-                result = (read_output(path) or "").strip()
-        if description.ready_port is not None:
-            await self._until(functools.partial(_answers, description.ready_port))
-            result = result or f"127.0.0.1:{description.ready_port}"
+        threads = self.backend.threads
+        result = await until_ready(self.description, self.sandbox, lambda: _HERE, threads, _SERVICE_POLL)
         self._ready = True
         self.backend.report_ready(self.task, result)
 
@@ -208,11 +200,6 @@ class Attempt(ABC):
     def _off_the_loop(self, function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
         return self._loop.run_in_executor(self.backend.threads, function, *arguments)
 
-    async def _until(self, ready: Callable[[], bool]) -> None:
-        # Another program does not tell when it is ready: it can only be asked.
-        while not await self._off_the_loop(ready):  # noqa: ASYNC110
-            await asyncio.sleep(_SERVICE_POLL)
-
     def settled_by(self, conclude: Callable[..., None], *arguments: Any) -> None:
         """Conclude, come what may: an attempt that is never reported would hang its future and the shutdown."""
         try:
@@ -255,14 +242,6 @@ class Attempt(ABC):
             return TaskState.DONE, None
         self.task["exception"] = missing_text(names, directory)
         return TaskState.FAILED, FailureCause.MISSING_OUTPUT
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _device_of(directory: str) -> int:

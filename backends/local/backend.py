@@ -18,14 +18,14 @@ from asyncflow_hpc.errors import ConfigurationError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription, describe
 
+from ..base import SandboxBackend
 from ..pickling import FunctionPickles
 from ..sandbox import make_session
-from ..staging import StagesFiles
 from ..staging.downloads import remote
+from ..staging.fetching import Fetching
 from .attempts import Attempt
 from .call_attempts import FunctionAttempt, ThreadAttempt
 from .command_attempts import CommandAttempt
-from .fetching import Fetching
 from .functions import FunctionWorkers, memory_kills, remove_captures
 from .launch import request_for, visible_gpus
 from .machine import total_memory, usable_cores
@@ -49,7 +49,7 @@ _RETRY = 0.1
 _RESERVED_DESCRIPTORS = 64
 
 
-class LocalExecutionBackend(StagesFiles):
+class LocalExecutionBackend(SandboxBackend):
     """Runs executables as processes, and functions in worker processes, on this machine.
 
     Args:
@@ -101,8 +101,6 @@ class LocalExecutionBackend(StagesFiles):
         self._attempts: dict[str, Attempt] = {}
         self._waiting: dict[str, Attempt] = {}
         self._sessions: set[Path] = set()
-        self._closed = False
-        self._shutting: asyncio.Task[None] | None = None
         self._starting = False
         self._warned = False
 
@@ -113,7 +111,7 @@ class LocalExecutionBackend(StagesFiles):
         self.workers = FunctionWorkers(self.mark, self)
         # Not the loop's own threads: the script's functions may fill those.
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="asyncflow-local")
-        self._fetching = Fetching(self._fetched, self.threads)
+        self._fetching = Fetching[Attempt](self._fetched, self.threads)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
         self.null = os.open(os.devnull, os.O_RDWR)
@@ -160,12 +158,9 @@ class LocalExecutionBackend(StagesFiles):
             self._start_attempt(attempt)
 
     def _attempt_for(self, task: Task, description: TaskDescription) -> Attempt:
-        if task.get("prompt"):
-            raise UnsupportedTaskError(f"backend '{self.name}' does not answer prompts; give the engine one that does")
+        self.refuse_what_no_sandbox_holds(task, description)
         if task.get("function") is None:
             return CommandAttempt(self, task, description)
-        if description.ranks > 1 or description.launcher:
-            raise UnsupportedTaskError(f"function task '{task['name']}': ranks and launcher are for executable tasks")
         if self.executor is not None:
             return ThreadAttempt(self, task, description)
         if self.scripted or description.pre_exec or description.post_exec:
@@ -178,10 +173,8 @@ class LocalExecutionBackend(StagesFiles):
             self._admit(attempt)
             self.start_waiting()
             return
-        task = attempt.task
-        task["state"] = TaskState.FAILED
-        task["exception"], task["cause"] = str(failure), FailureCause.STAGING
-        self.task_state_cb(task, TaskState.FAILED)
+        attempt.task["exception"] = str(failure)
+        self.report(attempt.task, TaskState.FAILED, FailureCause.STAGING)
 
     def start_waiting(self) -> None:
         """Start all that there is room for, and send workers what comes next."""
@@ -267,8 +260,7 @@ class LocalExecutionBackend(StagesFiles):
     def wait_again(self, attempt: Attempt) -> None:
         """Let an attempt that was to run, but never began, wait before all others."""
         self._wait_first(attempt)
-        attempt.task["state"] = TaskState.SUBMITTED
-        self.task_state_cb(attempt.task, TaskState.SUBMITTED)
+        self.report(attempt.task, TaskState.SUBMITTED)
         self.start_waiting()
 
     def next_calls(self, request: Request, most: int, sharing: int) -> list[Call]:
@@ -308,32 +300,22 @@ class LocalExecutionBackend(StagesFiles):
         """Report an attempt that has ended."""
         if self._attempts.pop(attempt.task["uid"], None) is not None:
             self.free(attempt)
-            attempt.task["state"] = state
-            self.task_state_cb(attempt.task, state)
+            self.report(attempt.task, state)
             if not self._attempts:
                 self._all_ended.set()
-
-    def report_ready(self, task: Task, result: str) -> None:
-        """Report that a service is ready; its future gets the result."""
-
-        def resolve(future: asyncio.Future[str], *_: object) -> None:
-            if not future.done():
-                future.set_result(result)
-
-        self._callback(task, TaskState.RUNNING, resolve)
 
     async def cancel_task(self, uid: str) -> bool:
         """Cancel a task that waits, or end its processes; it is reported CANCELED when they are gone."""
         fetching = self._fetching.stop(uid)
         if fetching is not None:
-            self._report_cancelled(fetching.task)
+            self.report(fetching.task, TaskState.CANCELED, FailureCause.CANCELLED)
             return True
         if uid in self._waiting:
             self.recall(self._waiting[uid])
         waiting = self._waiting.pop(uid, None)
         if waiting is not None:
             self.slots.remove(uid)
-            self._report_cancelled(waiting.task)
+            self.report(waiting.task, TaskState.CANCELED, FailureCause.CANCELLED)
             self.start_waiting()
             return True
         attempt = self._attempts.get(uid)
@@ -343,32 +325,16 @@ class LocalExecutionBackend(StagesFiles):
         attempt.end(FailureCause.CANCELLED, GRACE)
         return True
 
-    def _report_cancelled(self, task: Task) -> None:
-        task["state"] = TaskState.CANCELED
-        task["cause"] = FailureCause.CANCELLED
-        self.task_state_cb(task, TaskState.CANCELED)
-
-    def state(self) -> str:
-        """Return NEW, RUNNING or CLOSED."""
-        return "CLOSED" if self._closed else super().state()
-
-    async def shutdown(self) -> None:
-        """End all tasks, with their descendants; what waits is cancelled."""
-        if self._shutting is None:
-            self._closed = True
-            self._shutting = asyncio.get_running_loop().create_task(self._shut())
-        await asyncio.shield(self._shutting)
-
     async def _shut(self) -> None:
         if not self._started:
             return
         for fetching in await self._fetching.close():
-            self._report_cancelled(fetching.task)
+            self.report(fetching.task, TaskState.CANCELED, FailureCause.CANCELLED)
         self.workers.recall_all()
         waiting, self._waiting = self._waiting, {}
         for attempt in waiting.values():
             self.slots.remove(attempt.task["uid"])
-            self._report_cancelled(attempt.task)
+            self.report(attempt.task, TaskState.CANCELED, FailureCause.CANCELLED)
         try:
             for attempt in list(self._attempts.values()):
                 attempt.end(FailureCause.CANCELLED, SHUTDOWN_GRACE)

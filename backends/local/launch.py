@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asyncflow_hpc.command import argv_of
-from asyncflow_hpc.task import Task, TaskDescription
+from asyncflow_hpc.task import Task, TaskDescription, command_of
 
 from .ranks import GPU_VARIABLES
 from .slots import Grant, Request
@@ -48,21 +48,13 @@ def environment_for(
 
 def launch_line(task: Task, description: TaskDescription) -> list[str]:
     """Make the argv of a task: its command, with what starts its ranks before it."""
-    argv = argv_of(_command(task), description.shell)
+    argv = argv_of(command_of(task), description.shell)
     if description.launcher:
         return [*shlex.split(description.launcher), "-n", str(description.ranks), *argv]
     if description.ranks > 1:
         ranks = str(Path(__file__).with_name("ranks.py"))
         return [sys.executable, "-I", "-S", ranks, str(description.ranks), str(description.gpus_per_rank), *argv]
     return argv
-
-
-def _command(task: Task) -> str | list[str]:
-    command = task.get("command")
-    if command is not None:
-        return command
-    # An engine that is not ours sends only these two.
-    return [task["executable"] or "", *task.get("arguments", [])]
 
 
 def visible_gpus(count: int, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from asyncflow_hpc.backend import BackendCapabilities
-from asyncflow_hpc.errors import ConfigurationError, UnsupportedTaskError
+from asyncflow_hpc.errors import ConfigurationError
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription, describe
 
+from ..base import SandboxBackend
 from ..evidence import spool_of
 from ..sandbox import make_session, sandbox_of
 from ..spool import SpoolWatcher
-from ..staging import StagesFiles
-from ..staging.downloads import Downloads, remote
+from ..staging.downloads import remote
+from ..staging.fetching import Fetching
 from ..staging.plan import make_plan
 from .commands import Answer, run_command
 from .ending import Ending
@@ -40,7 +41,7 @@ __all__ = ["PsijExecutionBackend"]
 log = logging.getLogger(__name__)
 
 
-class PsijExecutionBackend(StagesFiles):
+class PsijExecutionBackend(SandboxBackend):
     """Runs tasks as batch jobs.
 
     Args:
@@ -103,10 +104,7 @@ class PsijExecutionBackend(StagesFiles):
         self._fail_unrunnable = fail_unrunnable
         self._jobs: dict[str, BatchJob] = {}
         self._spools: dict[Path, SpoolWatcher] = {}
-        self._downloads: dict[Path, Downloads] = {}
         self._chores: set[asyncio.Task[None]] = set()
-        self._closed = False
-        self._shutting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Look for the scheduler's commands, and begin to watch."""
@@ -119,6 +117,7 @@ class PsijExecutionBackend(StagesFiles):
         self.threads = ThreadPoolExecutor(self._pace.at_once + 4, thread_name_prefix="asyncflow-psij")
         self._all_ended = asyncio.Event()
         self._all_ended.set()
+        self._fetching = Fetching[BatchJob](self._fetched, self.threads)
         self._placing = Placing(self, self._timeout)
         self._ending = Ending(self)
         self._services = Services(self)
@@ -155,7 +154,6 @@ class PsijExecutionBackend(StagesFiles):
             watcher = SpoolWatcher(spool_of(session), self._marker)
             await watcher.start()
             self._spools[session] = watcher
-            self._downloads[session] = Downloads(str(session), self.threads)
         for task in tasks:
             try:
                 self._take(task)
@@ -165,15 +163,12 @@ class PsijExecutionBackend(StagesFiles):
                 self.task_state_cb(task, TaskState.FAILED)
 
     def _take(self, task: Task) -> None:
-        if task.get("prompt"):
-            raise UnsupportedTaskError(f"backend '{self.name}' does not answer prompts; give the engine one that does")
         job = self.job_of(task)
-        if job.task.get("function") is not None and (job.description.ranks > 1 or job.description.launcher):
-            raise UnsupportedTaskError(f"function task '{task['name']}': ranks and launcher are for executable tasks")
+        self.refuse_what_no_sandbox_holds(task, job.description)
         self._jobs[job.uid] = job
         self._all_ended.clear()
         if remote(job.plan):
-            self.chore(self._fetch(job))
+            self._fetching.begin(job, Path(job.session))
         else:
             self._submitting.add(job)
 
@@ -189,15 +184,12 @@ class PsijExecutionBackend(StagesFiles):
         """Return the batch script that a task would be submitted as, and the run script that it starts."""
         return Placing(self, self._timeout).preview(self.job_of(task))
 
-    async def _fetch(self, job: BatchJob) -> None:
-        try:
-            job.plan = await self._downloads[Path(job.session)].localized(job.plan)
-        except Exception as error:
-            job.task["exception"], job.task["cause"] = str(error), FailureCause.STAGING
-            self.ended(job, TaskState.FAILED)
-        else:
-            if job.phase is Phase.WAITING:
-                self._submitting.add(job)
+    def _fetched(self, job: BatchJob, failure: Exception | None) -> None:
+        if failure is None:
+            self._submitting.add(job)
+            return
+        job.task["exception"] = str(failure)
+        self.ended(job, TaskState.FAILED, FailureCause.STAGING)
 
     def chore(self, work: Any) -> None:
         """Do something beside; the backend waits for it when it is shut down."""
@@ -214,11 +206,10 @@ class PsijExecutionBackend(StagesFiles):
 
     def _not_submitted(self, job: BatchJob, error: Exception) -> None:
         if job.asked is FailureCause.CANCELLED:
-            job.task["cause"] = FailureCause.CANCELLED
-            self.ended(job, TaskState.CANCELED)
+            self.ended(job, TaskState.CANCELED, FailureCause.CANCELLED)
             return
-        job.task["exception"], job.task["cause"] = error, FailureCause.SUBMIT
-        self.ended(job, TaskState.FAILED)
+        job.task["exception"] = error
+        self.ended(job, TaskState.FAILED, FailureCause.SUBMIT)
 
     def _marker(self, uid: str, attempt: int) -> None:
         job = self._jobs.get(uid)
@@ -257,8 +248,7 @@ class PsijExecutionBackend(StagesFiles):
             job.phase, job.started = Phase.QUEUED, None
             self.forget_marker(job)
             log.warning("%s was put back into the queue: %s", job.uid, status.reason)
-            job.task["state"] = TaskState.SUBMITTED
-            self.task_state_cb(job.task, TaskState.SUBMITTED)
+            self.report(job.task, TaskState.SUBMITTED)
         else:
             self._warn_unrunnable(job, status)
         return before is None or (before.state, before.reason) != (status.state, status.reason)
@@ -282,21 +272,11 @@ class PsijExecutionBackend(StagesFiles):
         job.phase = Phase.RUNNING
         job.started = asyncio.get_running_loop().time()
         job.task["sandbox"] = job.sandbox
-        job.task["state"] = TaskState.RUNNING
-        self.task_state_cb(job.task, TaskState.RUNNING)
+        self.report(job.task, TaskState.RUNNING)
         if job.task.get("is_service"):
             self._services.watch(job)
 
-    def report_ready(self, job: BatchJob, result: str) -> None:
-        """Report that a service is ready; its future gets the result."""
-
-        def resolve(future: asyncio.Future[str], *_: object) -> None:
-            if not future.done():
-                future.set_result(result)
-
-        self._callback(job.task, TaskState.RUNNING, resolve)
-
-    def ended(self, job: BatchJob, state: TaskState) -> None:
+    def ended(self, job: BatchJob, state: TaskState, cause: FailureCause | None = None) -> None:
         """Report a task that has ended."""
         if self._jobs.pop(job.uid, None) is None:
             return
@@ -304,8 +284,7 @@ class PsijExecutionBackend(StagesFiles):
             self._submitting.left_queue()
         job.phase = Phase.ENDED
         self._services.forget(job)
-        job.task["state"] = state
-        self.task_state_cb(job.task, state)
+        self.report(job.task, state, cause)
         if not self._jobs:
             self._all_ended.set()
 
@@ -326,26 +305,15 @@ class PsijExecutionBackend(StagesFiles):
         job = self._jobs.get(uid)
         if job is None:
             return False
+        self._fetching.stop(uid)
         if self._submitting.remove(job):
-            job.task["cause"] = FailureCause.CANCELLED
-            self.ended(job, TaskState.CANCELED)
+            self.ended(job, TaskState.CANCELED, FailureCause.CANCELLED)
             return True
         if job.asked is None:
             job.asked = FailureCause.CANCELLED
             if job.phase in (Phase.QUEUED, Phase.RUNNING):
                 self._ending.cancel([job])
         return True
-
-    def state(self) -> str:
-        """Return NEW, RUNNING or CLOSED."""
-        return "CLOSED" if self._closed else super().state()
-
-    async def shutdown(self) -> None:
-        """Cancel all jobs, and wait until they have ended."""
-        if self._shutting is None:
-            self._closed = True
-            self._shutting = asyncio.get_running_loop().create_task(self._shut())
-        await asyncio.shield(self._shutting)
 
     async def _shut(self) -> None:
         if not self._started:
@@ -364,8 +332,7 @@ class PsijExecutionBackend(StagesFiles):
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
-        for downloads in self._downloads.values():
-            await downloads.close()
+        await self._fetching.close()
         for watcher in self._spools.values():
             await watcher.close()
         self.threads.shutdown(wait=False, cancel_futures=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.command import argv_of
 from asyncflow_hpc.errors import SessionError, SubmitError
+from asyncflow_hpc.task import command_of
 
 from ..away import leave_call, runner_argv
 from ..pickling import FunctionPickles
@@ -66,9 +67,7 @@ class Placing:
         if task.get("function") is not None:
             argv = runner_argv(self._backend.python, job.sandbox)
         else:
-            command = task.get("command")
-            argv = argv_of([task.get("executable") or "", *task.get("arguments", [])] if command is None else command,
-                           description.shell)  # fmt: skip
+            argv = argv_of(command_of(task), description.shell)
         return RunScript(
             uid=job.uid,
             name=task["name"],

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..output import read_output
+from ..readiness import until_ready
 from .jobs import BatchJob
 
 if TYPE_CHECKING:
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Services"]
 
-# Another program does not tell when it is ready: it can only be asked.
+# Seconds between two looks: over a network, and at a shared file system.
 _POLL = 0.5
 
 
@@ -46,26 +44,9 @@ class Services:
         await asyncio.gather(*watching, return_exceptions=True)
 
     async def _watch(self, job: BatchJob) -> None:
-        description, result = job.description, ""
-        loop, threads = asyncio.get_running_loop(), self._backend.threads
-        if description.ready_file is not None:
-            path = os.path.join(description.cwd or job.sandbox, description.ready_file)
-            while not await loop.run_in_executor(threads, os.path.exists, path):  # noqa: ASYNC110
-                await asyncio.sleep(_POLL)
-            with suppress(OSError):
-                result = (await loop.run_in_executor(threads, read_output, path) or "").strip()
-        if description.ready_port is not None:
-            host = (await loop.run_in_executor(threads, read_output, f"{job.sandbox}/.asyncflow/host") or "").strip()
-            while not await loop.run_in_executor(threads, _answers, host, description.ready_port):  # noqa: ASYNC110
-                await asyncio.sleep(_POLL)
-            result = result or f"{host}:{description.ready_port}"
+        def host() -> str:
+            return (read_output(f"{job.sandbox}/.asyncflow/host") or "").strip()
+
+        result = await until_ready(job.description, job.sandbox, host, self._backend.threads, _POLL)
         self.ready.add(job.uid)
-        self._backend.report_ready(job, result)
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=2):
-            return True
-    except OSError:
-        return False
+        self._backend.report_ready(job.task, result)

@@ -1,4 +1,4 @@
-"""Attempts that wait for their downloads."""
+"""Tasks that wait for their downloads."""
 
 from __future__ import annotations
 
@@ -6,28 +6,41 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from ..staging.downloads import Downloads
-from .attempts import Attempt
+from asyncflow_hpc.task import Task
+
+from .downloads import Downloads
+from .plan import Plan
 
 __all__ = ["Fetching"]
 
 
-class Fetching:
-    """Fetches what attempts need before they take any room on the machine.
+class Planned(Protocol):
+    """One attempt of a task, with what is to be staged for it."""
+
+    task: Task
+    plan: Plan
+
+
+PlannedT = TypeVar("PlannedT", bound=Planned)
+
+
+class Fetching(Generic[PlannedT]):
+    """Fetches what attempts need before they run or wait for room.
 
     Args:
         on_fetched: called with an attempt, and with what went wrong where something did.
         threads: in which files are written.
     """
 
-    def __init__(self, on_fetched: Callable[[Attempt, Exception | None], None], threads: Executor) -> None:
+    def __init__(self, on_fetched: Callable[[PlannedT, Exception | None], None], threads: Executor) -> None:
         self._on_fetched = on_fetched
         self._threads = threads
         self._downloads: dict[Path, Downloads] = {}
-        self._running: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
+        self._running: dict[str, tuple[PlannedT, asyncio.Task[None]]] = {}
 
-    def begin(self, attempt: Attempt, session: Path) -> None:
+    def begin(self, attempt: PlannedT, session: Path) -> None:
         """Fetch what an attempt needs."""
         downloads = self._downloads.get(session)
         if downloads is None:
@@ -36,7 +49,7 @@ class Fetching:
         work = asyncio.get_running_loop().create_task(self._fetch(attempt, downloads))
         self._running[uid] = (attempt, work)
 
-    async def _fetch(self, attempt: Attempt, downloads: Downloads) -> None:
+    async def _fetch(self, attempt: PlannedT, downloads: Downloads) -> None:
         failure = None
         try:
             attempt.plan = await downloads.localized(attempt.plan)
@@ -45,7 +58,7 @@ class Fetching:
         del self._running[attempt.task["uid"]]
         self._on_fetched(attempt, failure)
 
-    def stop(self, uid: str) -> Attempt | None:
+    def stop(self, uid: str) -> PlannedT | None:
         """Give up on an attempt; returns it if it was here."""
         found = self._running.pop(uid, None)
         if found is None:
@@ -54,7 +67,7 @@ class Fetching:
         work.cancel()
         return attempt
 
-    async def close(self) -> list[Attempt]:
+    async def close(self) -> list[PlannedT]:
         """Give up on all, and return them."""
         stopped = [attempt for uid in list(self._running) if (attempt := self.stop(uid)) is not None]
         for downloads in self._downloads.values():
