@@ -201,7 +201,7 @@ class PsijExecutionBackend(SandboxBackend):
         job.submitted = asyncio.get_running_loop().time()
         job.task["native_id"] = job.native_id
         if job.asked is not None:
-            self._ending.cancel([job])
+            self._ending.cancel(job)
         self.queue.expect_change()
 
     def _not_submitted(self, job: BatchJob, error: Exception) -> None:
@@ -232,6 +232,9 @@ class PsijExecutionBackend(SandboxBackend):
                 self._ending.look_at(job)
             else:
                 changed = self._take_status(job, status) or changed
+                if job.asked is not None and not self.scheduler.meaning(status).final:
+                    # The request may have been lost.
+                    self._ending.cancel(job)
         return changed
 
     def _take_status(self, job: BatchJob, status: JobStatus) -> bool:
@@ -263,7 +266,7 @@ class PsijExecutionBackend(SandboxBackend):
         if self._fail_unrunnable:
             job.task["exception"] = f"its job cannot run as it is: {reason}: {text}"
             job.asked = job.asked or FailureCause.SUBMIT
-            self._ending.cancel([job])
+            self._ending.cancel(job)
 
     def running(self, job: BatchJob) -> None:
         """Report that a job runs, if nobody has yet."""
@@ -312,7 +315,7 @@ class PsijExecutionBackend(SandboxBackend):
         if job.asked is None:
             job.asked = FailureCause.CANCELLED
             if job.phase in (Phase.QUEUED, Phase.RUNNING):
-                self._ending.cancel([job])
+                self._ending.cancel(job)
         return True
 
     async def _shut(self) -> None:

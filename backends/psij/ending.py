@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ..output import read_large
 from ..run_script import said
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
+from .batching import Batches
 from .commands import CommandTimeoutError, clean_environment
 from .jobs import BatchJob, verdict_of
 from .scheduler import JobStatus, Meaning, Report, Settlement
@@ -46,6 +47,8 @@ class Ending:
         self._loop = asyncio.get_running_loop()
         self._cancelled: dict[str, float] = {}
         self._no_accounting = False
+        self._accounting: Batches[JobStatus] = Batches(self._ask_accounting, backend.chore)
+        self._cancelling: Batches[None] = Batches(self._cancel, backend.chore)
 
     def look_at(self, job: BatchJob, sure: bool = False) -> None:
         """Settle a job, if there is evidence of its end.
@@ -128,18 +131,18 @@ class Ending:
         return _LOST if now - (job.unseen_since or now) >= self._backend.grace else _UNKNOWN
 
     async def _accounted(self, job: BatchJob) -> JobStatus | None:
-        scheduler = self._backend.scheduler
         if self._no_accounting or job.native_id is None:
             return None
+        return await asyncio.shield(self._accounting.add(job.native_id))
+
+    async def _ask_accounting(self, ids: Sequence[str]) -> Mapping[str, JobStatus]:
+        scheduler = self._backend.scheduler
         with suppress(OSError, CommandTimeoutError):
-            code, out, err = await self._backend.command(scheduler.accounting_command([job.native_id]))
+            code, out, err = await self._backend.command(scheduler.accounting_command(ids))
             if code == 0:
-                return next(
-                    (status for status in scheduler.parse_accounting(out, err) if status.native_id == job.native_id),
-                    None,
-                )
+                return {status.native_id: status for status in scheduler.parse_accounting(out, err)}
             self._no_accounting = scheduler.accounting_disabled((err + out).decode(errors="replace"))
-        return None
+        return {}
 
     async def _conclude(self, job: BatchJob, record: Record | None, verdict: Verdict) -> None:
         task = job.task
@@ -177,28 +180,27 @@ class Ending:
             return
         if self._loop.time() - job.started > walltime + _LATE:
             job.asked = FailureCause.WALLTIME
-            self.cancel([job])
+            self.cancel(job)
 
-    def cancel(self, jobs: Sequence[BatchJob]) -> None:
-        """Ask the scheduler to end jobs; again where it was asked long ago."""
+    def cancel(self, job: BatchJob) -> None:
+        """Ask the scheduler to end a job, if it was not asked lately."""
         now = self._loop.time()
-        due = [job for job in jobs if now - self._cancelled.get(job.uid, -_AGAIN) >= _AGAIN]
-        for job in due:
+        if job.native_id is not None and now - self._cancelled.get(job.uid, -_AGAIN) >= _AGAIN:
             self._cancelled[job.uid] = now
-        ids = [job.native_id for job in due if job.native_id is not None]
-        for argv in self._backend.scheduler.cancel_commands(ids):
-            self._backend.chore(self._cancel(argv))
+            self._cancelling.add(job.native_id)
 
-    async def _cancel(self, argv: Sequence[str]) -> None:
-        try:
-            code, out, err = await self._backend.command(argv)
-        except (OSError, CommandTimeoutError) as error:
-            log.warning("jobs cannot be cancelled now: %s", error)
-        else:
+    async def _cancel(self, ids: Sequence[str]) -> Mapping[str, None]:
+        for argv in self._backend.scheduler.cancel_commands(ids):
+            try:
+                code, out, err = await self._backend.command(argv)
+            except (OSError, CommandTimeoutError) as error:
+                log.warning("jobs cannot be cancelled now: %s", error)
+                continue
             failure = self._backend.scheduler.cancel_failure((err + out).decode(errors="replace"), code)
             if failure is not None:
                 log.warning("jobs cannot be cancelled now: %s", failure)
         self._backend.queue.expect_change()
+        return {}
 
     def abandon(self, ids: Sequence[str]) -> None:
         """Ask the scheduler to end jobs, and do not wait for its answer."""

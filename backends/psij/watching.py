@@ -45,10 +45,11 @@ class QueueWatcher:
         self._interval = _SHORTEST
         self._sooner = asyncio.Event()
         self._due = 0.0
+        self._asked = -_SHORTEST
+        self._waiting: list[asyncio.Future[Report | None]] = []
         self._closing = False
         self._told = ""
         self._running: asyncio.Task[None] | None = None
-        self.asked = 0
 
     def start(self) -> None:
         """Begin to ask."""
@@ -60,37 +61,67 @@ class QueueWatcher:
         self._due = min(self._due, asyncio.get_running_loop().time() + self._interval)
         self._sooner.set()
 
+    async def report(self) -> Report | None:
+        """Wait for an answer to a question that was asked after this call, and that all who wait have in common.
+
+        Returns:
+            It, or None where the scheduler does not answer, which says nothing about any job.
+        """
+        if self._closing:
+            return None
+        answer: asyncio.Future[Report | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
+        self._due = min(self._due, self._asked + min(_SHORTEST, self._longest))
+        self._sooner.set()
+        return await answer
+
     async def close(self) -> None:
         """Stop."""
         self._closing = True
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        self._give(self._waiting, None)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         # wait_for of Python 3.11 and earlier may lose a cancellation that comes together with what it waits for.
         while not self._closing:
-            self._due = loop.time() + self._interval
+            self._due = loop.time() + (min(_SHORTEST, self._longest) if self._waiting else self._interval)
             while (left := self._due - loop.time()) > 0 and not self._closing:
                 self._sooner.clear()
                 with suppress(asyncio.TimeoutError, TimeoutError):
                     await asyncio.wait_for(self._sooner.wait(), left)
-            if self._wanted() and not self._closing:
+            if (self._waiting or self._wanted()) and not self._closing:
                 await self._ask()
 
     async def _ask(self) -> None:
-        asked = asyncio.get_running_loop().time()
-        self.asked += 1
-        report = await self.report()
-        changed = report is not None and self._on_answer(report, asked)
+        waiting, self._waiting = self._waiting, []
+        self._asked = asyncio.get_running_loop().time()
+        report = None
+        try:
+            report = await self._answer()
+        finally:
+            self._give(waiting, report)
+        changed = False
+        if report is not None:
+            try:
+                changed = self._on_answer(report, self._asked)
+            except Exception:
+                # The next answer may be another.
+                log.exception("what the queue says could not be dealt with")
         if changed:
             self._interval = min(_SHORTEST, self._longest)
         else:
             self._interval = min(self._interval * _GROWTH, self._longest)
 
-    async def report(self) -> Report | None:
-        """Ask once; None where the scheduler does not answer, which says nothing about any job."""
+    @staticmethod
+    def _give(waiting: list[asyncio.Future[Report | None]], report: Report | None) -> None:
+        for answer in waiting:
+            if not answer.done():
+                answer.set_result(report)
+
+    async def _answer(self) -> Report | None:
         try:
             code, out, err = await run_command(self._scheduler.queue_command(), self._timeout)
         except (CommandTimeoutError, OSError) as error:
