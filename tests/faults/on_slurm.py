@@ -1,0 +1,128 @@
+"""What the fault tests on a real Slurm have in common."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncflow_hpc import WorkflowEngine
+from asyncflow_hpc.backends.psij import PsijExecutionBackend
+from tests.conftest import until
+
+CLUSTER = os.environ.get("ASYNCFLOW_TEST_SLURM", "")
+
+on_slurm = [
+    pytest.mark.skipif(not CLUSTER, reason="no Slurm here; scripts/test starts one as root"),
+    pytest.mark.timeout(240),
+]
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
+
+
+def cluster(*command: str) -> None:
+    """Do something to the cluster."""
+    script = Path(__file__).resolve().parents[2] / "scripts" / "slurm-cluster"
+    subprocess.run([sys.executable, str(script), *command, "--dir", CLUSTER], check=True, capture_output=True)
+
+
+def scontrol(*words: str) -> str:
+    """Tell the controller something as its administrator."""
+    return subprocess.run(["scontrol", *words], check=True, capture_output=True, text=True).stdout
+
+
+def has_accounting() -> bool:
+    return "AccountingStorageType=accounting_storage/slurmdbd" in Path(CLUSTER, "etc/slurm.conf").read_text()
+
+
+def backend(**more: Any) -> PsijExecutionBackend:
+    settings = {"defaults": {"mem_per_rank": "50MB"}, "poll_interval": 1.0, "submit_rate": 100.0, "grace": 5.0}
+    return PsijExecutionBackend(**{**settings, "patience": 2, **more})
+
+
+def shell(flow: WorkflowEngine) -> Any:
+    @flow.executable_task
+    async def command(text: str, *_: Any) -> str:
+        return text
+
+    return command
+
+
+def job_of(future: Any) -> str:
+    return str(future.task["native_id"])
+
+
+async def running(*futures: Any) -> None:
+    await until(lambda: all(future.state == "RUNNING" for future in futures))
+
+
+class Gate:
+    """Tasks that wait until they may go on, and leave a line each time they start."""
+
+    def __init__(self, root: Path, name: str = "gate") -> None:
+        self._open = root / f"{name}.open"
+        self._log = root / f"{name}.log"
+        self._log.touch()
+
+    def command(self, name: object, then: str = "true") -> str:
+        """A command that logs its name, waits, and does something."""
+        log, gate = shlex.quote(str(self._log)), shlex.quote(str(self._open))
+        return f"echo {name} >>{log}; until [ -e {gate} ]; do sleep 0.2; done; {then}"
+
+    def open(self) -> None:
+        self._open.touch()
+
+    def starts(self) -> Counter[str]:
+        """How often each task has started."""
+        return Counter(self._log.read_text().split())
+
+
+class Wrappers:
+    """Slurm's commands, counted, and made to hang where a test says so: executables in front of them on PATH."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._place = place
+        place.mkdir()
+        for name in ("sbatch", "squeue", "scancel", "sacct"):
+            real = shutil.which(name)
+            assert real is not None
+            path = place / name
+            path.write_text(
+                "#!/bin/sh\n"
+                f"D={shlex.quote(str(place))} R={shlex.quote(real)}\n"
+                f'echo {name} "$(date +%s.%N)" >>"$D/log"\n'
+                f'[ ! -e "$D/{name}.hangs" ] || exec sleep 1000\n'
+                f'[ ! -e "$D/{name}.hangs-after" ] || {{ "$R" "$@" >/dev/null; exec sleep 1000; }}\n'
+                'exec "$R" "$@"\n'
+            )
+            path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+
+    def hang(self, name: str, after: bool = False) -> None:
+        """Let a command hang from now on: before it does anything, or after it has done it."""
+        (self._place / f"{name}.hangs{'-after' if after else ''}").touch()
+
+    def release(self, name: str) -> None:
+        """Let a command answer again when it is called the next time."""
+        for path in self._place.glob(f"{name}.hangs*"):
+            path.unlink()
+
+    def called(self) -> Counter[str]:
+        """How often each command was called."""
+        return Counter(re.findall(r"^[a-z]+", self._text(), re.MULTILINE))
+
+    def times(self, name: str) -> list[float]:
+        """When a command was called, in seconds since the epoch."""
+        return [float(found) for found in re.findall(rf"^{name} ([0-9.]+)$", self._text(), re.MULTILINE)]
+
+    def _text(self) -> str:
+        log = self._place / "log"
+        return log.read_text() if log.exists() else ""
