@@ -84,6 +84,11 @@ class Record:
     cpu_time: float | None
     max_rss: int | None
 
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether nothing from outside had to do with its end; else its job may be put back into the queue."""
+        return self.signal is None and (self.exit_code == 0 or not self.noted)
+
 
 def record_path(sandbox: str | Path) -> Path:
     """Say where the attempt in a sandbox leaves its completion record."""

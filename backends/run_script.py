@@ -15,7 +15,7 @@ from .evidence import marker_name, spool_of
 from .staging import Plan
 from .staging.shell import functions, stage_in_lines, stage_out_lines
 
-__all__ = ["RunScript", "said", "script_path", "write_script"]
+__all__ = ["RunScript", "claimed_by", "said", "script_path", "write_script"]
 
 # Characters of what a script says about its failure.
 _LONGEST = 4000
@@ -45,6 +45,8 @@ class RunScript:
         sweep: end what a command has left in the background, where nobody else does.
         durable: force the completion record to the disk: needed where it must outlive the machine.
         timer: GNU time, where the node has it; it tells the peak of memory.
+        claim: only the job that comes first runs it; the same job may run it again, as when it was put back into the
+            queue, until it has ended by itself. Where `native_id` gives nothing, it is run by hand.
     """
 
     uid: str
@@ -64,11 +66,12 @@ class RunScript:
     sweep: bool = False
     durable: bool = False
     timer: str | None = None
+    claim: bool = False
 
     def text(self) -> str:
         """Write the script."""
         parts = [_BEGIN.format(**self._words()), self._record(), *functions(self.plan), *self._exports(), ""]
-        parts += [*stage_in_lines(self.plan, self.patience), ""]
+        parts += [*self._stage_in(), ""]
         if self.cwd is not None:
             parts.append(f"cd -- {shlex.quote(self.cwd)} || asyncflow_fail {shlex.quote(f'{self.cwd} is not there')}")
         if self.pre_exec:
@@ -86,15 +89,29 @@ class RunScript:
         parts += [*stage_out_lines(self.plan.promised, self.plan.deliveries, mark), "asyncflow_stage=run", "exit 0", ""]
         return "\n".join(parts)
 
+    def _stage_in(self) -> list[str]:
+        lines = stage_in_lines(self.plan, self.patience)
+        if not self.claim or not lines:
+            return lines
+        # An earlier run of the same job has done it, and what that run wrote is there as well.
+        return ["if ! [ -e .asyncflow/staged ]; then", *lines, ": >.asyncflow/staged", "fi"]
+
     def _words(self) -> dict[str, str]:
         return {
             # It stands in a comment.
             "name": " ".join(f"{self.uid} {self.name!r}, attempt {self.attempt}".split()),
             "sandbox": shlex.quote(self.sandbox),
+            "claim": self._claim(),
             "out": shlex.quote(f"./{self.uid}.out"),
             "err": shlex.quote(f"{self.sandbox}/{self.uid}.err"),
             "signals": "\n".join(f"trap 'asyncflow_noted={name}' {name}" for name in _SIGNALS),
         }
+
+    def _claim(self) -> str:
+        if not self.claim:
+            return ""
+        files = " ".join(shlex.quote(f"./{self.uid}.{ending}") for ending in ("out", "err"))
+        return _CLAIM.format(native=self.native_id, files=files)
 
     def _exports(self) -> list[str]:
         own = {
@@ -148,6 +165,7 @@ class RunScript:
             native=self.native_id,
             sweep="\n  kill -TERM 0" if self.sweep else "",
             sync=' && sync -- "$asyncflow_record.part"' if self.durable else "",
+            ended=_ENDED if self.claim else "",
             marker=shlex.quote(f"{spool_of(self.session)}/{marker_name(self.uid, self.attempt)}"),
         )
 
@@ -169,7 +187,7 @@ _BEGIN = """\
 umask 077
 asyncflow_box={sandbox}
 cd -- "$asyncflow_box" || exit 125
-asyncflow_err={err}
+{claim}asyncflow_err={err}
 exec >>{out} 2>>.asyncflow/script.log
 asyncflow_stage=stage_in asyncflow_code=0 asyncflow_noted='' asyncflow_missing=''
 asyncflow_start=$(date +%s)
@@ -180,6 +198,32 @@ else
 fi
 printf '%s\n' "$asyncflow_host" >.asyncflow/host
 {signals}
+"""
+
+# Of symbolic links with one name, one alone can be made, on every file system.
+_CLAIM = """\
+asyncflow_native={native}
+if [ -n "$asyncflow_native" ] && ! ln -s -- "$asyncflow_native" .asyncflow/claim 2>/dev/null; then
+  asyncflow_first=$(readlink .asyncflow/claim)
+  if [ "$asyncflow_first" != "$asyncflow_native" ]; then
+    printf 'nothing is run: this task belongs to job %s, not to %s\\n' "$asyncflow_first" "$asyncflow_native" >&2
+    exit 75
+  elif [ -e .asyncflow/ended ]; then
+    echo 'nothing is run: this task has ended in an earlier run of its job' >&2
+    exit 75
+  fi
+  rm -f .asyncflow/exit.json .asyncflow/usage
+  for asyncflow_file in {files}; do
+    : >"$asyncflow_file"
+  done
+fi
+"""
+
+# It was not ended from outside, so its record is final, and its driver has it or will.
+_ENDED = """\
+  if [ "$asyncflow_signal" = null ] && [ "$1" -le 128 ] && { [ "$1" -eq 0 ] || [ -z "$asyncflow_noted" ]; }; then
+    : >"$asyncflow_box/.asyncflow/ended"
+  fi
 """
 
 _FINISH = """
@@ -209,7 +253,7 @@ asyncflow_finish() {{
   times >"$asyncflow_box/.asyncflow/times"
   {{ read -r asyncflow_times && read -r asyncflow_children; }} <"$asyncflow_box/.asyncflow/times"
   [ "$asyncflow_stage" != stage_out ] || [ -z "$asyncflow_missing" ] || set -- 0
-  asyncflow_record=$asyncflow_box/.asyncflow/exit.json
+{ended}  asyncflow_record=$asyncflow_box/.asyncflow/exit.json
   {{
     printf '{{%s, "stage": "%s", "exit_code": %d, "signal": %s, "noted": "%s", "missing": [%s], ' {head} \\
       "$asyncflow_stage" "$1" "$asyncflow_signal" "$asyncflow_noted" "$asyncflow_missing" &&
@@ -226,6 +270,14 @@ trap 'asyncflow_finish $?' EXIT
 def script_path(sandbox: str) -> str:
     """Say where the script of an attempt lies."""
     return f"{sandbox}/{BOOKKEEPING}/run.sh"
+
+
+def claimed_by(sandbox: str) -> str | None:
+    """Say which job runs an attempt that only one may run, by its native id; None where none has begun."""
+    try:
+        return os.readlink(f"{sandbox}/{BOOKKEEPING}/claim")
+    except OSError:
+        return None
 
 
 def said(sandbox: str) -> str:

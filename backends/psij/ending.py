@@ -16,7 +16,7 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from ..away import take_verdict
 from ..evidence import Record, read_record, record_path
 from ..output import read_large
-from ..run_script import said
+from ..run_script import claimed_by, said
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
@@ -68,12 +68,31 @@ class Ending:
                 # It has ended, so a record may be on its way through the file system.
                 record = await self._record(job, self._backend.patience)
             verdict = verdict_of(job, record, meaning, settlement, said(job.sandbox))
-            if verdict is not None:
+            if verdict is not None and (record is not None or not await self._belongs_to_another(job)):
                 await self._conclude(job, record, verdict)
+            elif record is not None:
+                # It will run again, and leave another one.
+                self._backend.forget_marker(job)
         except Exception as error:
             log.warning("what became of %s cannot be found out now", job.uid, exc_info=error)
         finally:
             job.settling = False
+
+    async def _belongs_to_another(self, job: BatchJob) -> bool:
+        """Tell whether another job of the same attempt runs it; that one counts from now on."""
+        first: str | None = await self._in_thread(claimed_by, job.sandbox)
+        if first in (None, job.native_id):
+            return False
+        report = await self._backend.queue.report()
+        if report is None:
+            return True
+        # A task may have written anything there.
+        if not any(status.native_id == first and status.name == job.name for status in report):
+            return False
+        log.warning("%s was submitted twice: job %s runs it, and not job %s", job.uid, first, job.native_id)
+        job.native_id = job.task["native_id"] = first
+        job.status = job.unseen_since = None
+        return True
 
     async def _record(self, job: BatchJob, patience: float) -> Record | None:
         until = self._loop.time() + patience
@@ -91,7 +110,7 @@ class Ending:
 
     async def _asked_scheduler(self, job: BatchJob, record: Record | None) -> tuple[Meaning | None, Settlement | None]:
         """Ask the scheduler what it knows of a job, where the record does not say it all."""
-        if record is not None and record.signal is None:
+        if record is not None and record.ended_by_itself:
             return None, None
         scheduler = self._backend.scheduler
         if job.status is not None and job.unseen_since is None and scheduler.meaning(job.status).final:

@@ -93,11 +93,13 @@ def verdict_of(
     if record is None:
         return _without_record(job, meaning, settlement)
     verdict = verdict_on(record, job.plan.promised, job.description.cwd or job.sandbox, said)
-    if record.signal is None:
+    if record.ended_by_itself:
         return verdict
     # It was ended from outside: by whom, and whether it will run again, the scheduler knows.
     if meaning is not None and not meaning.final:
         return None
+    if record.signal is None:
+        return verdict
     return _ended_from_outside(job, record, verdict, meaning)
 
 

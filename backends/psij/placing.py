@@ -85,6 +85,7 @@ class Placing:
             sweep=True,
             durable=True,
             timer="/usr/bin/time",
+            claim=True,
         )
 
     def preview(self, job: BatchJob) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from asyncflow_hpc.backends.evidence import Record, read_record, record_path
-from asyncflow_hpc.backends.run_script import RunScript, write_script
+from asyncflow_hpc.backends.run_script import RunScript, claimed_by, write_script
 from asyncflow_hpc.backends.staging import Delivery, Dependency, Plan, Transfer
 from asyncflow_hpc.backends.verdict import verdict_on
 from asyncflow_hpc.states import FailureCause, TaskState
@@ -188,7 +188,9 @@ def test_a_record_that_cannot_be_written_is_none(run: Run) -> None:
 
 
 @pytest.mark.parametrize("plan", [Plan(), FULL], ids=["no files", "files"])
-@pytest.mark.parametrize("more", [{}, {"timer": "/usr/bin/time", "durable": True, "cwd": "/tmp/x y"}], ids=["", "more"])
+@pytest.mark.parametrize(
+    "more", [{}, {"timer": "/usr/bin/time", "durable": True, "cwd": "/tmp/x y", "claim": True}], ids=["", "more"]
+)
 def test_shellcheck_finds_nothing(plan: Plan, more: Any) -> None:
     values = {"uid": "task.000002", "name": "a 'name'\n", "session": "/s", "sandbox": "/s/task.000002", "nonce": "ab"}
     lines = {"pre_exec": ["true"], "post_exec": ["true"], "environment": {"A.B": "1", "X": "'"}}
@@ -198,3 +200,47 @@ def test_shellcheck_finds_nothing(plan: Plan, more: Any) -> None:
         input=text, text=True, capture_output=True,
     )  # fmt: skip
     assert checked.stdout == "" and checked.returncode == 0
+
+
+def of_job(run: Run, number: str, argv: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    script = run.write(argv, native_id="$JOB", claim=True, **more)
+    environment = os.environ | {"JOB": number}
+    return subprocess.run(
+        [*run.shell, script], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+
+
+def test_a_second_job_of_the_same_attempt_runs_nothing(run: Run) -> None:
+    logs = ["sh", "-c", "echo run >>log; kill -9 $$"]
+    assert of_job(run, "1", logs).returncode == 137
+    before = run.record()
+    second = of_job(run, "2", logs)
+    assert second.returncode == 75 and "belongs to job 1, not to 2" in second.stderr
+    assert run.text("log") == "run\n" and run.record() == before
+    assert claimed_by(str(run.sandbox)) == "1"
+
+
+def test_a_job_put_back_into_the_queue_runs_again(run: Run, root: Path) -> None:
+    (root / "input").write_text("x")
+    plan = Plan((Transfer((f"{root}/input",), "in", "move", "an input"),), promised=("log",))
+    assert of_job(run, "1", ["sh", "-c", "cat in; echo run >>log; kill -9 $$"], plan=plan).returncode == 137
+    (run.sandbox / "task.000007.out").write_text("of the first run")
+    assert of_job(run, "1", ["sh", "-c", "cat in; echo again >>log"], plan=plan).returncode == 0
+    # What the first run wrote stays, for a program that goes on from there.
+    assert run.text("log") == "run\nagain\n" and run.text("task.000007.out") == "x"
+    assert run.record().exit_code == 0
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_task_that_has_ended_does_not_run_again(run: Run, code: int) -> None:
+    logs = ["sh", "-c", f"echo run >>log; exit {code}"]
+    assert of_job(run, "1", logs).returncode == code
+    again = of_job(run, "1", logs)
+    assert again.returncode == 75 and "has ended" in again.stderr
+    assert run.text("log") == "run\n" and run.record().exit_code == code
+
+
+def test_a_claimed_script_can_be_run_by_hand(run: Run) -> None:
+    for _ in range(2):
+        assert of_job(run, "", ["sh", "-c", "echo run"]).returncode == 0
+    assert run.text("task.000007.out") == "run\n"
