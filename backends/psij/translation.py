@@ -31,7 +31,19 @@ _OWN = frozenset(
     """.split()  # noqa: SIM905
 )
 
-_RANKED = 'export ASYNCFLOW_RANK="${SLURM_PROCID:-0}" ASYNCFLOW_SIZE="${SLURM_NTASKS:-1}"; exec "$@"'
+_NUMBERED = 'export ASYNCFLOW_RANK="${SLURM_PROCID:-0}" ASYNCFLOW_SIZE="${SLURM_NTASKS:-1}"'
+_RANKED = f'{_NUMBERED}; exec "$@"'
+
+# srun gives the highest exit code of all ranks, and those that it ends itself have high ones. So each rank that fails
+# leaves its own where there is room for one, and a shell around srun takes that. Signals are for what they start; what
+# a shell says of a child that one has ended is not the task's output.
+_FAILED = '"$ASYNCFLOW_SANDBOX/.asyncflow/first-failure"'
+_LOG = 'exec 3>&2 2>>"$ASYNCFLOW_SANDBOX/.asyncflow/script.log"; (exec 2>&3 3>&-; exec "$@"); c=$?'
+_TRAPS = "trap : HUP INT TERM USR1 USR2 XCPU"
+_RANK_THAT_TELLS = f'{_NUMBERED}; {_TRAPS}; {_LOG}; [ "$c" -eq 0 ] || ln -s -- "$c" {_FAILED}; exit "$c"'
+_FIRST_FAILURE = (
+    f'rm -f -- {_FAILED}; {_TRAPS}; {_LOG}; f=0; [ "$c" -eq 0 ] || f=$(readlink {_FAILED}) || f=$c; exit "$f"'
+)
 
 Options = dict[str, str | bool]
 
@@ -138,12 +150,13 @@ def launch_line(argv: list[str], description: TaskDescription) -> list[str]:
     """Make the argv that starts a command on all its ranks."""
     if description.ranks == 1 and (description.nodes or 1) == 1 and description.launcher is None:
         return argv
-    ranked = ["/bin/sh", "-c", _RANKED, "sh", *argv]
     if description.launcher is not None:
-        return [*shlex.split(description.launcher), "-n", str(description.ranks), *ranked]
+        launcher = [*shlex.split(description.launcher), "-n", str(description.ranks)]
+        return [*launcher, "/bin/sh", "-c", _RANKED, "sh", *argv]
     # Since 22.05 srun does not take the cores from sbatch; source: srun(1), --cpus-per-task.
     cores = f"--cpus-per-task={description.cores_per_rank}"
-    return ["srun", f"--ntasks={description.ranks}", cores, "--kill-on-bad-exit=1", *ranked]
+    srun = ["srun", f"--ntasks={description.ranks}", cores, "--kill-on-bad-exit=1"]
+    return ["/bin/sh", "-c", _FIRST_FAILURE, "sh", *srun, "/bin/sh", "-c", _RANK_THAT_TELLS, "sh", *argv]
 
 
 def job_spec(description: TaskDescription, options: Options, script: str, sandbox: str) -> Any:

@@ -35,7 +35,6 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
 
 SLURM_SKIPS = {
     "gpus": "the development cluster has none",
-    "test_first_failing_rank_ends_the_others": "srun gives the highest exit code of all ranks, not that of the first",
     "test_cwd": "a directory that the driver does not see may be there on the nodes: the job fails with STAGING",
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +85,25 @@ def test_a_line_for_each_option(value: str) -> None:
 def test_ranks_are_started_by_srun_or_what_the_task_says() -> None:
     assert launch_line(["a", "b c"], TaskDescription()) == ["a", "b c"]
     started = launch_line(["a"], TaskDescription(ranks=4, cores_per_rank=2))
-    assert started[:4] == ["srun", "--ntasks=4", "--cpus-per-task=2", "--kill-on-bad-exit=1"] and started[-1] == "a"
+    assert started[4:8] == ["srun", "--ntasks=4", "--cpus-per-task=2", "--kill-on-bad-exit=1"] and started[-1] == "a"
     started = launch_line(["a"], TaskDescription(ranks=4, launcher="mpiexec -x 'A B'"))
     assert started[:5] == ["mpiexec", "-x", "A B", "-n", "4"] and started[-1] == "a"
+
+
+@pytest.mark.parametrize(
+    ("of_ranks", "of_srun", "told"), [((4, 137), 137, 4), ((0, 0), 0, 0), ((), 1, 1), ((139, 143), 143, 139)]
+)
+def test_exit_code_of_the_first_rank_that_fails(
+    of_ranks: Any, of_srun: int, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = "".join(f'CODE={code} "$@"\n' for code in of_ranks)
+    srun = tmp_path / "srun"
+    srun.write_text(f"#!/bin/sh\nshift 3\n{ranks}exit {of_srun}\n")
+    srun.chmod(0o755)
+    (tmp_path / ".asyncflow").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("ASYNCFLOW_SANDBOX", str(tmp_path))
+    argv = launch_line(["sh", "-c", 'echo "$ASYNCFLOW_RANK"; echo words >&2; exit $CODE'], TaskDescription(ranks=2))
+    for _ in range(2):
+        ended = subprocess.run(argv, capture_output=True, text=True)
+        assert ended.returncode == told and ended.stderr == "words\n" * len(of_ranks)
