@@ -28,6 +28,7 @@ from ..staging.plan import make_plan
 from .commands import Answer, run_command
 from .ending import Ending
 from .jobs import BatchJob, Phase
+from .loading import load_psij
 from .placing import Placing
 from .scheduler import JobStatus, Report, Scheduler
 from .services import Services
@@ -115,6 +116,7 @@ class PsijExecutionBackend(SandboxBackend):
                     " login node, or load the scheduler's module"
                 )
         self.threads = ThreadPoolExecutor(self._pace.at_once + 4, thread_name_prefix="asyncflow-psij")
+        await asyncio.get_running_loop().run_in_executor(self.threads, load_psij)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
         self._fetching = Fetching[BatchJob](self._fetched, self.threads)
