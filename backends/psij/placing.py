@@ -124,7 +124,7 @@ class Placing:
     def _failure(self, job: BatchJob, text: str, returncode: int) -> Exception:
         failure = self._backend.scheduler.submit_failure(text, returncode)
         if isinstance(failure, Transient):
-            return TransientError(failure.text, failure.unclear, failure.delay)
+            return TransientError.of(failure)
         advice = f"; {failure.advice}" if failure.advice else ""
         return SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {failure.text}{advice}")
 

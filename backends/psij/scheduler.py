@@ -104,12 +104,14 @@ class Transient:
         delay: seconds after which another attempt makes sense.
         unclear: the job may be in the queue all the same; look for its name before submitting again.
         while_queued: it can pass only when other jobs of the user end; with none in the queue it is permanent.
+        limit: there are too many jobs, so that it passes when some of them end, however long that takes.
     """
 
     text: str
     delay: float
     unclear: bool = False
     while_queued: bool = False
+    limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Rule(NamedTuple):
         delay: seconds until another attempt makes sense; None if none does.
         unclear: the job may be in the queue all the same.
         while_queued: only the end of other jobs can help.
+        limit: it is a limit on the number of jobs.
         advice: what to do about a permanent failure.
     """
 
@@ -34,13 +35,14 @@ class Rule(NamedTuple):
     delay: float | None = None
     unclear: bool = False
     while_queued: bool = False
+    limit: bool = False
     advice: str = ""
 
 
 # The first that fits decides.
 RULES = (
     # A name of a limit, which sbatch prints before the message that is common to all of them (resource_limits.html).
-    Rule(r"\b(Assoc|QOS|Max)\w*Submit\w*", _LATE),
+    Rule(r"\b(Assoc|QOS|Max)\w*Submit\w*", _LATE, limit=True),
     Rule(r"\b(AssocMax|AssocGrp|QOSMax|QOSMin|QOSGrp|Max\w+Per)\w+", advice="ask for less, or set another queue"),
     Rule("No cluster '.*' known", advice="set SLURM_CLUSTERS or the option clusters to a cluster of this site"),
     Rule("Job violates accounting/QOS policy", 2 * _LATE, while_queued=True),
@@ -66,7 +68,7 @@ RULES = (
     Rule("Slurm controller not responding", _LATER),
     Rule("Rate limit exceeded", _LATER),
     Rule("Slurm temporarily unable to accept job|Resource temporarily unavailable", _LATE),
-    Rule("MaxJobCount limit reached", _LATE),
+    Rule("MaxJobCount limit reached", _LATE, limit=True),
     Rule("I/O error writing script/environment to file", _LATE),
     Rule("System submissions disabled", 2 * _LATE),
     Rule("Munge encode failed|has authentication error|Protocol authentication error", _LATER),
@@ -74,10 +76,10 @@ RULES = (
     Rule("Problem talking to (the )?database|Unable to connect to database|can't be reached now", _LATER),
     Rule("Job locked by another sibling", _LATER),
     Rule("Cannot allocate memory|Too many open files", _LATER),
-    Rule("Could not establish a configuration source", _LATER),
     # Where users come from a directory service that did not answer (batchtools issue 303).
     Rule("Invalid user for SlurmUser", _SOON),
     # What never works as it is.
+    Rule("Could not establish a configuration source", advice="set SLURM_CONF, or run it on a login node"),
     Rule("Invalid partition name|invalid partition specified|No partition specified", advice="set queue"),
     Rule("Required partition not available|Partition in DOWN state", advice="set another queue"),
     Rule("User's group not permitted to use this partition", advice="set another queue"),
@@ -117,7 +119,7 @@ def submit_failure(text: str, returncode: int) -> Transient | Permanent:
         if pattern.search(text):
             if rule.delay is None:
                 return Permanent(said, rule.advice)
-            return Transient(said, rule.delay, rule.unclear, rule.while_queued)
+            return Transient(said, rule.delay, rule.unclear, rule.while_queued, rule.limit)
     if returncode <= 0:
         return Transient(said or f"sbatch told no id (exit code {returncode})", _LATER, unclear=True)
     return Permanent(said or f"sbatch failed with exit code {returncode} and said nothing")

@@ -7,11 +7,13 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from asyncflow_hpc.errors import SubmitError
 
 from .jobs import BatchJob, Phase
+from .scheduler import Transient
 
 __all__ = ["Pace", "Submitting", "TransientError"]
 
@@ -27,12 +29,22 @@ class TransientError(Exception):
     Attributes:
         unclear: the job may have been submitted all the same.
         delay: seconds until another attempt makes sense.
+        limit: the end of one of our own jobs may help; while any is queued, that is waited for.
+        while_queued: nothing else helps.
     """
 
     def __init__(self, text: str, unclear: bool = False, delay: float = 0.0) -> None:
         super().__init__(text)
         self.unclear = unclear
         self.delay = delay
+        self.limit = self.while_queued = False
+
+    @classmethod
+    def of(cls, failure: Transient) -> TransientError:
+        """Make it of what the scheduler said."""
+        error = cls(failure.text, failure.unclear, failure.delay)
+        error.limit, error.while_queued = failure.limit or failure.while_queued, failure.while_queued
+        return error
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,8 @@ class Submitting:
         self._workers: list[asyncio.Task[None]] = []
         self._carrying: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._queued = 0
+        self._left, self._stopped = asyncio.Event(), asyncio.Event()
 
     def start(self) -> None:
         """Begin to submit."""
@@ -102,10 +116,14 @@ class Submitting:
     def left_queue(self) -> None:
         """Take note that a submitted job has ended."""
         self._room.release()
+        self._queued -= 1
+        self._left.set()
 
     async def close(self) -> None:
         """Stop; a submission that has begun is carried through, as its job would be lost otherwise."""
         self._closing = True
+        self._left.set()
+        self._stopped.set()
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, *self._carrying, return_exceptions=True)
@@ -149,6 +167,7 @@ class Submitting:
             self._on_failed(job, error)
         else:
             job.phase = Phase.QUEUED
+            self._queued += 1
             self._on_submitted(job)
 
     async def _until_submitted(self, job: BatchJob) -> None:
@@ -163,8 +182,20 @@ class Submitting:
                 return
             except TransientError as error:
                 unclear = unclear or error.unclear
-                if loop.time() >= until or job.asked is not None or self._closing:
+                full = error.limit and self._queued > 0
+                hopeless = error.while_queued and not full
+                late = not full and loop.time() >= until
+                if hopeless or late or job.asked is not None or self._closing:
                     raise SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {error}") from error
                 log.warning("%s is not submitted yet, will be tried again: %s", job.uid, error)
-                await asyncio.sleep(max(pause, error.delay) * random.uniform(0.8, 1.2))
+                await self._pause(max(pause, error.delay) * random.uniform(0.8, 1.2), full)
                 pause = min(2 * pause, _LATE)
+                if full:
+                    until = loop.time() + self._pace.patience
+
+    async def _pause(self, seconds: float, full: bool) -> None:
+        """Wait, where there are too many jobs only until one of ours ends."""
+        if full:
+            self._left.clear()
+        with suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for((self._left if full else self._stopped).wait(), seconds)

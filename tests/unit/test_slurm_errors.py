@@ -88,9 +88,14 @@ def test_a_limit_that_is_not_named_may_be_one_that_waits_for_jobs_to_end() -> No
     assert isinstance(found, Transient) and found.while_queued
     for name in ("AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit", "MaxSubmitJobsPerAccount"):
         found = submit_failure(f"sbatch: error: {name}\nsbatch: error: {common}\n", 1)
-        assert isinstance(found, Transient) and not found.while_queued
+        assert isinstance(found, Transient) and found.limit and not found.while_queued
     for name in ("AssocMaxWallDurationPerJobLimit", "QOSMaxCpuPerJobLimit", "QOSMinCpuNotSatisfied", "MaxMemPerLimit"):
         assert isinstance(submit_failure(f"sbatch: error: {name}\nsbatch: error: {common}\n", 1), Permanent)
+
+
+def test_without_a_configuration_no_attempt_helps() -> None:
+    found = submit_failure(answers("errors")["queue-no-source"]["stderr"], 1)
+    assert isinstance(found, Permanent) and "SLURM_CONF" in found.advice
 
 
 def test_silence_and_unknown_words() -> None:

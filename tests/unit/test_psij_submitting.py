@@ -1,0 +1,110 @@
+"""How failures of a submission are met: which are waited out, for how long, and which end the task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from asyncflow_hpc.backends.psij.jobs import BatchJob, Phase
+from asyncflow_hpc.backends.psij.scheduler import Transient
+from asyncflow_hpc.backends.psij.submitting import Pace, Submitting, TransientError
+from asyncflow_hpc.backends.staging import Plan
+from asyncflow_hpc.errors import SubmitError
+from asyncflow_hpc.task import TaskDescription
+
+TOO_MANY = Transient("too many jobs", 0.0, limit=True)
+UNNAMED = Transient("some limit", 0.0, while_queued=True)
+DOWN = Transient("no controller", 0.0)
+
+
+def job(number: int) -> BatchJob:
+    task: Any = {"uid": f"task.00000{number}", "name": "n"}
+    return BatchJob(task, TaskDescription(), Plan(), "s.n", "/s", "/s/n", "ab")
+
+
+@dataclass
+class Cluster:
+    """Takes jobs as a test says."""
+
+    answer: Callable[[BatchJob], Awaitable[None]]
+    submitted: list[str] = field(default_factory=list)
+    failed: dict[str, Exception] = field(default_factory=dict)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def submitting(self, patience: float = 0.0) -> Submitting:
+        async def find(job: BatchJob) -> bool:
+            return False
+
+        made = Submitting(Pace(1000, 2, 100, patience), self.answer, find, self.take, self.fail)
+        made.start()
+        return made
+
+    def take(self, job: BatchJob) -> None:
+        self.submitted.append(job.uid)
+        self.told.set()
+
+    def fail(self, job: BatchJob, error: Exception) -> None:
+        self.failed[job.uid] = error
+        self.told.set()
+
+
+def refusing(failure: Transient, most: int, running: set[str]) -> Callable[[BatchJob], Awaitable[None]]:
+    async def answer(job: BatchJob) -> None:
+        if len(running) >= most:
+            raise TransientError.of(failure)
+        running.add(job.uid)
+
+    return answer
+
+
+@pytest.mark.parametrize("failure", [TOO_MANY, UNNAMED])
+async def test_a_limit_is_waited_out_while_own_jobs_are_queued(failure: Transient) -> None:
+    running: set[str] = set()
+    cluster = Cluster(refusing(failure, 1, running))
+    submitting = cluster.submitting()
+    for number in (1, 2):
+        submitting.add(job(number))
+    await cluster.told.wait()
+    cluster.told.clear()
+    running.clear()
+    submitting.left_queue()
+    await cluster.told.wait()
+    assert cluster.submitted == ["task.000001", "task.000002"] and not cluster.failed
+    await submitting.close()
+
+
+@pytest.mark.parametrize("failure", [TOO_MANY, UNNAMED, DOWN])
+async def test_patience_runs_out_where_nothing_of_ours_is_queued(failure: Transient) -> None:
+    cluster = Cluster(refusing(failure, 0, set()))
+    submitting = cluster.submitting()
+    one = job(1)
+    submitting.add(one)
+    await cluster.told.wait()
+    assert isinstance(cluster.failed["task.000001"], SubmitError) and failure.text in str(cluster.failed)
+    assert one.phase is Phase.ENDED
+    await submitting.close()
+
+
+async def test_a_limit_that_is_not_named_is_final_where_no_job_can_end() -> None:
+    cluster = Cluster(refusing(UNNAMED, 0, set()))
+    submitting = cluster.submitting(patience=1000.0)
+    submitting.add(job(1))
+    await cluster.told.wait()
+    assert "some limit" in str(cluster.failed["task.000001"])
+    await submitting.close()
+
+
+@pytest.mark.parametrize("failure", [Transient("too many jobs", 1000.0, limit=True), Transient("down", 1000.0)])
+async def test_closing_ends_the_waiting(failure: Transient) -> None:
+    running: set[str] = set()
+    cluster = Cluster(refusing(failure, 1, running))
+    submitting = cluster.submitting(patience=1000.0)
+    for number in (1, 2):
+        submitting.add(job(number))
+    await cluster.told.wait()
+    await submitting.close()
+    assert cluster.submitted == ["task.000001"] and list(cluster.failed) in ([], ["task.000002"])
