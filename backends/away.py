@@ -15,10 +15,22 @@ from .verdict import Verdict
 __all__ = ["leave_call", "runner_argv", "take_verdict"]
 
 # As `-m asyncflow_hpc.backends.run_function`, but no file of the sandbox stands for a module while Python starts.
-_RUN_FUNCTION = (
-    "import sys; sys.path[:] = filter(None, sys.path);"
-    " from asyncflow_hpc.backends.run_function import main; sys.exit(main(sys.argv[1:]))"
-)
+_RUN_FUNCTION = """\
+import sys
+sys.path[:] = filter(None, sys.path)
+try:
+    from asyncflow_hpc.backends.run_function import main
+except BaseException:
+    sys.excepthook(*sys.exc_info())
+    sys.exit(127)
+sys.exit(main(sys.argv[1:]))
+"""
+
+# What a shell, and the lines above, say of a program that cannot be started.
+_NOT_STARTED = (126, 127)
+
+# Characters of its words.
+_TAIL = 1000
 
 
 def runner_argv(python: str, sandbox: str) -> list[str]:
@@ -52,6 +64,10 @@ def take_verdict(task: Task, verdict: Verdict, sandbox: str) -> tuple[TaskState,
         result = read_result(sandbox, verdict.exit_code)
         if not isinstance(result, Returned):
             task["exception"], task["exit_code"] = result.error, result.exit_code
+            if result.missing and verdict.exit_code in _NOT_STARTED:
+                said = (task.get("stderr") or "").strip()[-_TAIL:]
+                task["exception"] = f"Python could not be started there with this package: {said}"
+                return TaskState.FAILED, FailureCause.BOOTSTRAP
             return TaskState.FAILED, result.cause
         task["return_value"] = result.value
         if not task.get("capture_stdio"):

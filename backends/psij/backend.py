@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -260,10 +261,13 @@ class PsijExecutionBackend(SandboxBackend):
 
     def _warn_unrunnable(self, job: BatchJob, status: JobStatus) -> None:
         reason = status.reason or ""
-        text = self.scheduler.unrunnable(reason)
-        if text is None or reason in job.warned:
+        text, obstacle = self.scheduler.unrunnable(reason), self.scheduler.obstacle(reason)
+        if reason in job.warned or (text is None and obstacle is None):
             return
         job.warned.add(reason)
+        if text is None:
+            log.warning("job %s of %s waits (%s): %s", job.native_id, job.uid, reason, obstacle)
+            return
         log.warning("job %s of %s cannot run as it is (%s): %s", job.native_id, job.uid, reason, text)
         if self._fail_unrunnable:
             job.task["exception"] = f"its job cannot run as it is: {reason}: {text}"
@@ -300,6 +304,12 @@ class PsijExecutionBackend(SandboxBackend):
     def psij_directory(self, session: str) -> Path:
         """Say where PSI/J keeps its own files."""
         return Path(self._work_dir_of_psij or f"{session}/.asyncflow/psij")
+
+    def _forget_psij(self, session: str) -> None:
+        place = self.psij_directory(session)
+        shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError):
+            place.parent.rmdir()
 
     def forget_marker(self, job: BatchJob) -> None:
         """Remove the marker of a job that has been settled."""
@@ -340,6 +350,9 @@ class PsijExecutionBackend(SandboxBackend):
         await self._fetching.close()
         for watcher in self._spools.values():
             await watcher.close()
+        if self._work_dir_of_psij is None:
+            for session in self._spools:
+                await asyncio.get_running_loop().run_in_executor(self.threads, self._forget_psij, str(session))
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     def abandon(self) -> None:

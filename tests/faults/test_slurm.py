@@ -121,3 +121,31 @@ async def test_other_jobs_of_the_user_do_not_matter(slurm_flow: WorkflowEngine) 
         assert await shell(slurm_flow)("echo fine") == "fine\n"
     finally:
         subprocess.run(["scancel", other], check=False)
+
+
+async def test_function_without_a_python_on_the_node(root: Path) -> None:
+    async with WorkflowEngine.create(backend(python="/no/such/python3"), work_dir=root) as flow:
+
+        @flow.function_task
+        async def call() -> int:
+            return 1
+
+        with pytest.raises(TaskFailedError, match="/no/such/python3") as caught:
+            await call()
+        assert caught.value.cause is FailureCause.BOOTSTRAP
+
+
+async def test_what_holds_a_job_is_told_once(slurm_flow: WorkflowEngine, caplog: pytest.LogCaptureFixture) -> None:
+    future = shell(slurm_flow)("echo went", task_description={"slurm": {"hold": True}})
+    await until(lambda: "it is held" in caplog.text)
+    assert future.task["native_reason"] == "JobHeldUser"
+    subprocess.run(["scontrol", "release", job_of(future)], check=True)
+    assert await future == "went\n"
+    assert caplog.text.count("it is held") == 1
+
+
+async def test_nothing_of_psij_stays(root: Path) -> None:
+    async with WorkflowEngine.create(backend(), work_dir=root) as flow:
+        assert await shell(flow)("echo it") == "it\n"
+    (session,) = (path for path in root.iterdir() if path.is_dir())
+    assert sorted(path.name for path in session.iterdir()) == [".spool", "task.000001"]
