@@ -156,9 +156,12 @@ class Ending:
 
     async def _ask_accounting(self, ids: Sequence[str]) -> Mapping[str, JobStatus]:
         scheduler = self._backend.scheduler
+        command = scheduler.accounting_command(ids)
+        if not command:
+            return {}
         with suppress(OSError, CommandTimeoutError):
-            code, out, err = await self._backend.command(scheduler.accounting_command(ids))
-            if code == 0:
+            code, out, err = await self._backend.command(command)
+            if scheduler.query_failure((err or out).decode(errors="replace"), code) is None:
                 return {status.native_id: status for status in scheduler.parse_accounting(out, err)}
             self._no_accounting = scheduler.accounting_disabled((err + out).decode(errors="replace"))
         return {}

@@ -176,6 +176,9 @@ class Scheduler(Protocol):
         Args:
             ids: of jobs to ask for; not all need be there in the answer, nor need the answer be of them alone.
             since: when the first of them was submitted, in seconds since the epoch.
+
+        Returns:
+            The command; an empty list where this kind of scheduler keeps no records.
         """
 
     def parse_accounting(self, output: bytes, errors: bytes = b"") -> Report:
@@ -183,6 +186,16 @@ class Scheduler(Protocol):
 
     def accounting_disabled(self, text: str) -> bool:
         """Tell from what the accounting command has printed whether this site keeps no records at all."""
+
+    def query_failure(self, text: str, returncode: int) -> str | None:
+        """Say what went wrong when the queue or the records were asked.
+
+        Args:
+            text: what the command has printed on its error output.
+
+        Returns:
+            What it said; None if its answer counts, though some jobs that were asked for may not be known.
+        """
 
     def cancel_commands(self, ids: Sequence[str]) -> list[list[str]]:
         """Return the commands that end jobs, each of them for a bounded number."""

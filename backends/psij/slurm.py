@@ -16,8 +16,8 @@ from time import localtime, strftime
 
 from asyncflow_hpc.states import FailureCause, TaskState
 
-from ..verdict import Verdict
 from . import slurm_errors, slurm_states
+from .judging import judged
 from .scheduler import UNKNOWN, JobStatus, Meaning, Permanent, Report, Settlement, Source, Transient
 
 __all__ = ["LARGEST_BATCH", "Slurm", "parse_submitted"]
@@ -51,7 +51,6 @@ _ERROR = re.compile(r"\b(error|fatal|disabled)\b", re.IGNORECASE)
 _CLUSTER = re.compile(r"CLUSTER: \S+\s*")
 
 _NOBODY = ("", "None", "None assigned", "N/A", "(null)")
-_SIGKILL = 9
 
 
 class Slurm:
@@ -159,17 +158,18 @@ class Slurm:
         lists, ask the queue: the records may tell of an earlier run.
         """
         found = self.meaning(status)
-        if not found.final:
-            return None
-        if found.state is TaskState.DONE:
-            proven = status.exit_code == 0 and status.nodes is not None and status.started is not None
-            return Settlement(Verdict(TaskState.DONE, exit_code=0), by) if proven else None
-        signal = None if found.cause is FailureCause.BOOTSTRAP else _signal_of(status)
-        code = status.exit_code if signal is None and found.cause is FailureCause.EXIT_CODE else None
-        text = _said(status, found)
-        if by == "accounting" and found.cause is FailureCause.EXIT_CODE and code is not None and code <= 64:
-            text += f"; its records do not tell exit code {code} from {code + 128}"
-        return Settlement(Verdict(found.state, found.cause, code, signal, text), by)
+        settlement = judged(status, found, by, "Slurm")
+        if settlement is None or by == "queue" or found.cause is not FailureCause.EXIT_CODE:
+            return settlement
+        verdict = settlement.verdict
+        if verdict.exit_code is None or verdict.exit_code > 64:
+            return settlement
+        told = f"{verdict.text}; its records do not tell exit code {verdict.exit_code} from {verdict.exit_code + 128}"
+        return Settlement(verdict._replace(text=told), by)
+
+    def query_failure(self, text: str, returncode: int) -> str | None:
+        """Say what went wrong when the queue or the records were asked; None if nothing did."""
+        return None if returncode == 0 else text.strip() or f"exit code {returncode}"
 
 
 def parse_submitted(text: str) -> str | None:
@@ -180,23 +180,6 @@ def parse_submitted(text: str) -> str | None:
     """
     found = _SUBMITTED.findall(text)
     return (found[-1][0] or found[-1][1]) if found else None
-
-
-def _signal_of(status: JobStatus) -> int | None:
-    if status.exit_code is not None and 128 < status.exit_code <= 192:
-        return status.exit_code - 128
-    return status.signal
-
-
-def _said(status: JobStatus, found: Meaning) -> str:
-    reason = f" ({status.reason})" if status.reason else ""
-    where = f" on {status.nodes}" if status.nodes else ", before it ran"
-    text = f"Slurm says {status.state}{reason} of job {status.native_id}{where}"
-    if found.cause is FailureCause.BOOTSTRAP:
-        return f"{text}: its script could not be started; can its directory and its output be written on the node?"
-    if found.cause is FailureCause.SIGNAL and _signal_of(status) == _SIGKILL:
-        return f"{text}: {slurm_states.SUSPECT_MEMORY}"
-    return text
 
 
 def _report(output: bytes, errors: bytes, end: str, width: int, parse: Callable[[list[str]], JobStatus]) -> Report:

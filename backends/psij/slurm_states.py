@@ -13,9 +13,10 @@ from types import MappingProxyType
 
 from asyncflow_hpc.states import FailureCause, TaskState
 
+from .judging import by_code
 from .scheduler import UNKNOWN, JobStatus, Meaning
 
-__all__ = ["CODES", "LAUNCH_SIGNAL", "STATES", "SUSPECT_MEMORY", "UNRUNNABLE", "meaning", "obstacle", "unrunnable"]
+__all__ = ["CODES", "LAUNCH_SIGNAL", "STATES", "UNRUNNABLE", "meaning", "obstacle", "unrunnable"]
 
 _QUEUED = Meaning(TaskState.SUBMITTED)
 _RUNNING = Meaning(TaskState.RUNNING)
@@ -115,8 +116,6 @@ _CAUSES = {
     "TimeLimit": FailureCause.WALLTIME,
 }
 
-SUSPECT_MEMORY = "it may have used more memory than it asked for: ask for more with mem_per_rank"
-
 
 def meaning(status: JobStatus) -> Meaning:
     """Say what the state of a job means.
@@ -158,12 +157,9 @@ def _cause(status: JobStatus) -> FailureCause:
         return cause
     if status.signal == LAUNCH_SIGNAL:
         return FailureCause.BOOTSTRAP
-    if status.signal is not None:
-        return FailureCause.SIGNAL
-    if status.exit_code is None:
-        return FailureCause.BOOTSTRAP if status.reason == "JobLaunchFailure" else FailureCause.EXIT_CODE
-    # To a shell, 128 + n means ended by signal n.
-    return FailureCause.SIGNAL if 128 < status.exit_code <= 192 else FailureCause.EXIT_CODE
+    if status.exit_code is None and status.signal is None and status.reason == "JobLaunchFailure":
+        return FailureCause.BOOTSTRAP
+    return by_code(status)
 
 
 # Pending reasons with which a job never runs as it is; of a name in the key, "*" stands for any part.

@@ -127,8 +127,9 @@ class QueueWatcher:
         except (CommandTimeoutError, OSError) as error:
             self._tell(str(error))
             return None
-        if code != 0:
-            self._tell((err or out).decode(errors="replace").strip()[:500])
+        failure = self._scheduler.query_failure((err or out).decode(errors="replace"), code)
+        if failure is not None:
+            self._tell(failure.strip()[:500])
             return None
         report = self._scheduler.parse_queue(out, err)
         self._tell("; ".join(report.problems))
