@@ -226,7 +226,7 @@ FOLD = "\n" + 21 * " "
     (["Done successfully. The CPU time used is 31911.0 seconds;"], "DONE", None),
     ([f"Exited with exit code 7. The CPU time used is 3.0 seco{FOLD}nds;"], "FAILED", "EXIT_CODE"),
     (["Exited by signal 9. The CPU time used is 0.1 seconds;"], "FAILED", "SIGNAL"),
-    (["Exited with exit code 1;", f"Completed <exit>; TERM_MEMLIMIT: job killed after{FOLD} reaching LSF memory limit;"],
+    (["Exited with exit code 1;", f"Completed <exit>; TERM_MEMLIMIT: job killed after{FOLD} reaching memory limit;"],
      "FAILED", "MEMORY"),
     (["Exited with exit code 140;", f"Completed <exit>; TERM_RUNLIMIT: job kille{FOLD}d after reaching its limit;"],
      "FAILED", "WALLTIME"),
