@@ -1,0 +1,54 @@
+"""The batch scripts that tasks are submitted as, held in tests/unit/golden: what people read when they ask for a preview.
+
+To write them anew: `ASYNCFLOW_WRITE_GOLDEN=1 pytest tests/unit/test_psij_golden.py`, and read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncflow_hpc.backends.psij import PsijExecutionBackend
+from asyncflow_hpc.backends.psij.jobs import BatchJob
+from asyncflow_hpc.backends.psij.placing import Placing
+from asyncflow_hpc.backends.staging import Plan
+from asyncflow_hpc.task import TaskDescription
+
+GOLDEN = Path(__file__).parent / "golden"
+BACKENDS = Path(__file__).resolve().parents[2] / "backends"
+
+COMMON: dict[str, Any] = {"walltime": "01:30:00", "queue": "batch", "account": "proj1"}
+TASKS: dict[str, dict[str, Any]] = {
+    "cpu": {**COMMON, "cores_per_rank": 4, "mem_per_rank": "2GB"},
+    "mpi": {**COMMON, "ranks": 8, "nodes": 2, "cores_per_rank": 2, "exclusive": True},
+    "gpu": {**COMMON, "gpus_per_rank": 1, "cores_per_rank": 8, "mem_per_rank": "16GB"},
+}
+
+
+def preview(scheduler: str, values: dict[str, Any]) -> str:
+    """Write the batch script of a task, and the line of its run script that starts it."""
+    session = "/scratch/me/my runs/session.000001"
+    job = BatchJob(
+        {"uid": "task.000001", "name": "simulate", "command": ["./simulate", "in put.dat"]},
+        TaskDescription.from_dict(values), Plan(), "session.000001.task.000001", session, f"{session}/task.000001", "0" * 32,
+    )  # fmt: skip
+    backend = PsijExecutionBackend(scheduler, python="/usr/bin/python3")
+    batch, _, run = Placing(backend, 60.0).preview(job).partition("\n\n")
+    (start,) = [line for line in run.splitlines() if line.endswith("</dev/null")]
+    line = start.partition("; else ")[2].removesuffix("; fi </dev/null")
+    return f"{batch}\n\n# {job.sandbox}/.asyncflow/run.sh starts the task with:\n{line}\n".replace(
+        str(BACKENDS), "BACKENDS"
+    )
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("scheduler", ["slurm"])
+def test_scripts(scheduler: str, task: str) -> None:
+    path, text = GOLDEN / scheduler / f"{task}.sh", preview(scheduler, TASKS[task])
+    if os.environ.get("ASYNCFLOW_WRITE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
