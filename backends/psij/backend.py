@@ -29,13 +29,12 @@ from ..staging.plan import make_plan
 from .commands import Answer, run_command
 from .ending import Ending
 from .jobs import BatchJob, Phase
+from .kinds import kind_of
 from .loading import load_psij
 from .placing import Placing
-from .scheduler import JobStatus, Report, Scheduler
+from .scheduler import UNKNOWN, JobStatus, Report
 from .services import Services
-from .slurm import Slurm
 from .submitting import Pace, Submitting
-from .translation import options_for
 from .watching import QueueWatcher
 
 __all__ = ["PsijExecutionBackend"]
@@ -47,7 +46,7 @@ class PsijExecutionBackend(SandboxBackend):
     """Runs tasks as batch jobs.
 
     Args:
-        scheduler: "slurm".
+        scheduler: "slurm", "pbs" (PBS Pro, OpenPBS), "pbs_classic" (Torque) or "lsf".
         defaults: task description that holds where a task says nothing else.
         work_dir: for PSI/J's own files; in the session where None.
         submit_rate: jobs a second at most.
@@ -87,15 +86,13 @@ class PsijExecutionBackend(SandboxBackend):
         fail_unrunnable: bool = False,
         name: str | None = None,
     ) -> None:
+        self.scheduler, self.dialect = kind_of(scheduler)
         super().__init__(name or scheduler)
-        if scheduler != "slurm":
-            raise ConfigurationError(f"scheduler must be 'slurm', not {scheduler!r}: the others are not built yet")
         for what, value in (("submit_rate", submit_rate), ("max_queued", max_queued), ("poll_interval", poll_interval)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
                 raise ConfigurationError(f"{what} of backend '{self.name}' must be a number above zero, not {value!r}")
         self._defaults = TaskDescription.from_dict(defaults or {})
         self._default_keys = frozenset(defaults or {})
-        self.scheduler: Scheduler = Slurm()
         self._work_dir_of_psij = work_dir
         self._pace = Pace(submit_rate, 4, max_queued, 600.0)
         self._poll_interval = poll_interval
@@ -135,7 +132,7 @@ class PsijExecutionBackend(SandboxBackend):
 
     def check_description(self, description: TaskDescription) -> None:
         """Refuse what cannot be translated."""
-        options_for(description, "name", "/", "")
+        self.dialect.options(description, "name", "/", "")
 
     def describe(self, task: Task) -> TaskDescription:
         """Return what a task asks for, with the backend's defaults where it says nothing."""
@@ -179,7 +176,7 @@ class PsijExecutionBackend(SandboxBackend):
         """Make the job of a task, without submitting it."""
         session = str(self.session.path)
         plan = make_plan(task, session, lambda directory: Path(directory).stat().st_dev)
-        name = f"{self.session.path.name}.{task['uid']}"
+        name = self.dialect.job_name(f"{self.session.path.name}.{task['uid']}")
         sandbox = sandbox_of(session, task["uid"])
         return BatchJob(task, self.describe(task), plan, name, session, sandbox, uuid.uuid4().hex)
 
@@ -245,6 +242,9 @@ class PsijExecutionBackend(SandboxBackend):
         before, job.status = job.status, status
         job.task["native_state"], job.task["native_reason"] = status.state, status.reason
         meaning = self.scheduler.meaning(status)
+        if meaning is UNKNOWN:
+            # A word that says nothing, and not that it was put back.
+            return False
         if meaning.final:
             self._ending.look_at(job)
         elif meaning.state is TaskState.RUNNING:

@@ -6,10 +6,18 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["Answer", "CommandTimeoutError", "clean_environment", "run_blocking", "run_command"]
 
-_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+# What a scheduler tells a job about itself; what it reads itself, to find its server, is kept.
+_OWN = ("SLURM_", "SBATCH_", "SRUN_", "PBS_", "LSB_", "LS_JOBPID", "LS_SUBCWD", "LS_EXEC_T")
+_KEPT = frozenset(
+    """
+    SLURM_CONF SLURM_CLUSTERS SLURM_TIME_FORMAT PBS_CONF_FILE PBS_DEFAULT PBS_SERVER PBS_EXEC PBS_HOME PBS_PRIMARY
+    PBS_SECONDARY PBS_AUTH_METHOD LSB_DISPLAY_YEAR LSB_SHAREDIR LSB_CONFDIR
+    """.split()  # noqa: SIM905
+)
 
 Answer = tuple[int, bytes, bytes]
 
@@ -22,12 +30,8 @@ class CommandTimeoutError(Exception):
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the driver's environment without what Slurm told it about its own job, if it runs in one."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in _KEPT or not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))
-    }
+    """Return the driver's environment without what a scheduler told it about its own job, if it runs in one."""
+    return {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_OWN)}
 
 
 async def run_command(argv: Sequence[str], timeout: float) -> Answer:
@@ -61,12 +65,26 @@ async def run_command(argv: Sequence[str], timeout: float) -> Answer:
     return process.returncode or 0, out, err
 
 
-def run_blocking(argv: Sequence[str], timeout: float) -> Answer:
-    """Run a command in the calling thread; otherwise like `run_command`."""
-    try:
-        done = subprocess.run(
-            argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, env=clean_environment(), check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandTimeoutError(argv[0], timeout) from None
+def run_blocking(
+    argv: Sequence[str], timeout: float, directory: Path | None = None, stdin: Path | None = None
+) -> Answer:
+    """Run a command in the calling thread; otherwise like `run_command`.
+
+    Args:
+        directory: to run it in.
+        stdin: file for it to read; none where None.
+    """
+    with open(stdin or os.devnull, "rb") as stream:
+        try:
+            done = subprocess.run(
+                argv,
+                capture_output=True,
+                stdin=stream,
+                timeout=timeout,
+                env=clean_environment(),
+                cwd=directory,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CommandTimeoutError(argv[0], timeout) from None
     return done.returncode, done.stdout, done.stderr

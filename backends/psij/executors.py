@@ -1,23 +1,28 @@
-"""PSI/J's Slurm executor without its status layer, its template, and its commands without a time limit.
+"""PSI/J's executors without their status layer, their templates, and their commands without a time limit.
 
-PSI/J reports COMPLETED for jobs that the queue no longer lists, and its template hides a job's exit code from the
+PSI/J reports COMPLETED for jobs that the queue no longer lists, and its templates hide a job's exit code from the
 scheduler. Here it submits; the completion record and our own watcher say what became of a job.
 """
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 from pathlib import Path
 from typing import IO, Any
 
+from psij.executors.batch.batch_scheduler_executor import BatchSchedulerExecutor, BatchSchedulerExecutorConfig
+from psij.executors.batch.lsf import LsfExecutorConfig, LsfJobExecutor
+from psij.executors.batch.pbs import PBSJobExecutor
+from psij.executors.batch.pbs_base import PBSExecutorConfig
+from psij.executors.batch.pbs_classic import PBSClassicJobExecutor
 from psij.executors.batch.slurm import SlurmExecutorConfig, SlurmJobExecutor
 
 from .commands import run_blocking
-from .slurm import parse_submitted
-from .translation import job_script
+from .dialect import Dialect
+from .scheduler import Scheduler
+from .translation import batch_script
 
-__all__ = ["SlurmSubmitter", "script_of"]
+__all__ = ["submitter"]
 
 
 class _NoPolling:
@@ -30,23 +35,19 @@ class _NoPolling:
         """Do nothing."""
 
 
-class SlurmSubmitter(SlurmJobExecutor):
-    """Submits to Slurm through PSI/J.
-
-    Args:
-        work_directory: for the scripts while they are submitted.
-        timeout: seconds that a command may take.
+class _Submitter(BatchSchedulerExecutor):
+    """Submits through PSI/J.
 
     Attributes:
         returncode: of the last command.
     """
 
-    _NAME_ = "slurm"
-
-    def __init__(self, work_directory: Path, timeout: float) -> None:
-        super().__init__(config=SlurmExecutorConfig(work_directory=work_directory))
-        self._timeout = timeout
-        self.returncode = 0
+    dialect: Dialect
+    scheduler: Scheduler
+    timeout: float
+    returncode = 0
+    _directory: Path
+    _script: Path | None = None
 
     def _start_queue_poll_thread(self) -> Any:
         return _NoPolling()
@@ -56,24 +57,59 @@ class SlurmSubmitter(SlurmJobExecutor):
 
     def generate_submit_script(self, job: Any, context: dict[str, object], submit_file: IO[str]) -> None:
         """Write the script of a job."""
-        submit_file.write(script_of(job.spec))
+        submit_file.write(batch_script(self.dialect, job.spec))
 
     def get_submit_command(self, job: Any, submit_file_path: Path) -> list[str]:
         """Return the command that submits a script."""
-        return ["sbatch", "--parsable", str(submit_file_path.absolute())]
+        path = submit_file_path.absolute()
+        submission = self.dialect.submission(str(path))
+        self._directory, self._script = job.spec.directory, path if submission.by_stdin else None
+        return submission.argv
 
     def job_id_from_submit_output(self, out: str) -> str:
-        """Take the id from what sbatch said: "id" or "id;cluster"."""
-        return parse_submitted(out) or ""
+        """Take the id from what the submit command said."""
+        return self.scheduler.parse_submitted(out) or ""
 
     def _run_command(self, cmd: list[str]) -> str:
-        self.returncode, out, err = run_blocking(cmd, self._timeout)
+        # The job may start in the directory in which it was submitted.
+        self.returncode, out, err = run_blocking(cmd, self.timeout, self._directory, self._script)
         if self.returncode != 0:
             raise subprocess.CalledProcessError(self.returncode, cmd, (err + out).decode(errors="replace"))
         return out.decode(errors="replace")
 
 
-def script_of(spec: Any) -> str:
-    """Write the batch script of a PSI/J job."""
-    options = {key.partition(".")[2]: value for key, value in (spec.attributes.custom_attributes or {}).items()}
-    return job_script(options, [f"exec {spec.executable} {shlex.quote(spec.arguments[0])}"])
+class _Slurm(_Submitter, SlurmJobExecutor):
+    _NAME_ = "slurm"
+
+
+class _Pbs(_Submitter, PBSJobExecutor):
+    _NAME_ = "pbs"
+
+
+class _PbsClassic(_Submitter, PBSClassicJobExecutor):
+    _NAME_ = "pbs_classic"
+
+
+class _Lsf(_Submitter, LsfJobExecutor):
+    _NAME_ = "lsf"
+
+
+_KINDS: dict[str, tuple[type[_Submitter], type[BatchSchedulerExecutorConfig]]] = {
+    "slurm": (_Slurm, SlurmExecutorConfig),
+    "pbs": (_Pbs, PBSExecutorConfig),
+    "pbs_classic": (_PbsClassic, PBSExecutorConfig),
+    "lsf": (_Lsf, LsfExecutorConfig),
+}
+
+
+def submitter(scheduler: Scheduler, dialect: Dialect, work_directory: Path, timeout: float) -> _Submitter:
+    """Make an executor that submits one job.
+
+    Args:
+        work_directory: for the script while it is submitted.
+        timeout: seconds that a command may take.
+    """
+    executor, config = _KINDS[dialect.name]
+    made = executor(None, config(work_directory=work_directory))
+    made.scheduler, made.dialect, made.timeout = scheduler, dialect, timeout
+    return made

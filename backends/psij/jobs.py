@@ -107,12 +107,19 @@ def _ended_from_outside(job: BatchJob, record: Record, verdict: Verdict, meaning
     cause = job.asked
     if cause is None and meaning is not None and meaning.cause in _OUTSIDE:
         cause = meaning.cause
-    if cause is None and "USR2" in record.noted:
+    if cause is None and _used_up(job, record):
         cause = FailureCause.WALLTIME
     if cause is None:
         return verdict
     state = TaskState.CANCELED if cause is FailureCause.CANCELLED else TaskState.FAILED
     return Verdict(state, cause, verdict.exit_code, verdict.signal, _text(job, cause))
+
+
+def _used_up(job: BatchJob, record: Record) -> bool:
+    """Tell whether a task had its whole walltime when something outside of it ended it."""
+    walltime = job.description.walltime
+    over = walltime is not None and record.end - record.start >= walltime
+    return "USR2" in record.noted or (over and record.noted != "")
 
 
 def _without_record(job: BatchJob, meaning: Meaning | None, settlement: Settlement | None) -> Verdict | None:

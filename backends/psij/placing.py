@@ -19,7 +19,7 @@ from .commands import CommandTimeoutError
 from .jobs import BatchJob
 from .scheduler import Transient
 from .submitting import TransientError
-from .translation import job_spec, launch_line, options_for
+from .translation import batch_script, job_spec
 
 if TYPE_CHECKING:
     from .backend import PsijExecutionBackend
@@ -74,13 +74,13 @@ class Placing:
             session=job.session,
             sandbox=job.sandbox,
             nonce=job.nonce,
-            argv=launch_line(argv, description),
+            argv=self._backend.dialect.launch_line(argv, description, self._backend.python),
             environment=description.environment,
             plan=job.plan,
             cwd=description.cwd,
             pre_exec=description.pre_exec,
             post_exec=description.post_exec,
-            native_id="$SLURM_JOB_ID",
+            native_id=self._backend.dialect.native_id,
             patience=self._backend.patience,
             sweep=True,
             durable=True,
@@ -90,22 +90,22 @@ class Placing:
 
     def preview(self, job: BatchJob) -> str:
         """Return the batch script of a job, and the run script that it starts."""
-        from .executors import script_of
-
-        return f"{script_of(self._spec(job))}\n{self._script(job).text()}"
+        return f"{batch_script(self._backend.dialect, self._spec(job))}\n{self._script(job).text()}"
 
     def _spec(self, job: BatchJob) -> Any:
-        options = options_for(job.description, job.name, job.sandbox, f"asyncflow_hpc {job.task['name']}")
-        return job_spec(job.description, options, script_path(job.sandbox), job.sandbox)
+        dialect, description = self._backend.dialect, job.description
+        options = dialect.options(description, job.name, job.sandbox, f"asyncflow_hpc {job.task['name']}")
+        return job_spec(dialect, description, options, job.name, script_path(job.sandbox), job.sandbox)
 
     def _submit_now(self, job: BatchJob) -> str:
         """Submit; in a thread."""
         import psij
 
-        from .executors import SlurmSubmitter
+        from .executors import submitter
 
         place = Path(self._backend.psij_directory(job.session))
-        executor = SlurmSubmitter(place, self._timeout)
+        dialect = self._backend.dialect
+        executor = submitter(self._backend.scheduler, dialect, place, self._timeout)
         psij_job = psij.Job(self._spec(job))
         try:
             executor.submit(psij_job)
@@ -116,7 +116,7 @@ class Placing:
         except (OSError, subprocess.SubprocessError) as error:
             raise SubmitError(f"{job.uid} '{job.task['name']}' cannot be submitted: {error}") from error
         finally:
-            (place / "slurm" / f"{psij_job.id}.job").unlink(missing_ok=True)
+            (place / dialect.name / f"{psij_job.id}.job").unlink(missing_ok=True)
         if not psij_job.native_id:
             raise TransientError("the scheduler told no id", unclear=True)
         return str(psij_job.native_id)

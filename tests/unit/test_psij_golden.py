@@ -1,4 +1,4 @@
-"""The batch scripts that tasks are submitted as, held in tests/unit/golden: what people read when they ask for a preview.
+"""The batch scripts that tasks are submitted as, held in tests/unit/golden: what a preview shows.
 
 To write them anew: `ASYNCFLOW_WRITE_GOLDEN=1 pytest tests/unit/test_psij_golden.py`, and read the difference.
 """
@@ -30,22 +30,20 @@ TASKS: dict[str, dict[str, Any]] = {
 
 def preview(scheduler: str, values: dict[str, Any]) -> str:
     """Write the batch script of a task, and the line of its run script that starts it."""
-    session = "/scratch/me/my runs/session.000001"
-    job = BatchJob(
-        {"uid": "task.000001", "name": "simulate", "command": ["./simulate", "in put.dat"]},
-        TaskDescription.from_dict(values), Plan(), "session.000001.task.000001", session, f"{session}/task.000001", "0" * 32,
-    )  # fmt: skip
+    session, name = "/scratch/me/my runs/session.000001", "session.000001.task.000001"
+    task: Any = {"uid": "task.000001", "name": "simulate", "command": ["./simulate", "in put.dat"]}
+    description = TaskDescription.from_dict(values)
+    job = BatchJob(task, description, Plan(), name, session, f"{session}/task.000001", "0" * 32)
     backend = PsijExecutionBackend(scheduler, python="/usr/bin/python3")
     batch, _, run = Placing(backend, 60.0).preview(job).partition("\n\n")
-    (start,) = [line for line in run.splitlines() if line.endswith("</dev/null")]
-    line = start.partition("; else ")[2].removesuffix("; fi </dev/null")
-    return f"{batch}\n\n# {job.sandbox}/.asyncflow/run.sh starts the task with:\n{line}\n".replace(
+    launch = run.partition("\nasyncflow_stage=run\n")[2].partition("; else ")[2].partition("; fi </dev/null")[0]
+    return f"{batch}\n\n# {job.sandbox}/.asyncflow/run.sh starts the task with:\n{launch}\n".replace(
         str(BACKENDS), "BACKENDS"
     )
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
-@pytest.mark.parametrize("scheduler", ["slurm"])
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs", "pbs_classic", "lsf"])
 def test_scripts(scheduler: str, task: str) -> None:
     path, text = GOLDEN / scheduler / f"{task}.sh", preview(scheduler, TASKS[task])
     if os.environ.get("ASYNCFLOW_WRITE_GOLDEN"):

@@ -30,8 +30,10 @@ def job(asked: FailureCause | None = None, state: str = "", reason: str = "", **
     return made
 
 
-def record(stage: str = "run", code: int | None = 0, signal: int | None = None, noted: str = "") -> Record:
-    return Record("s", "task.000001", 0, "ab", stage, code, signal, noted, (), 1.0, 2.0, "n1", "1", None, None)
+def record(
+    stage: str = "run", code: int | None = 0, signal: int | None = None, noted: str = "", end: float = 2.0
+) -> Record:
+    return Record("s", "task.000001", 0, "ab", stage, code, signal, noted, (), 1.0, end, "n1", "1", None, None)
 
 
 def judged(made: BatchJob, found: Record | None) -> Any:
@@ -54,6 +56,9 @@ def judged(made: BatchJob, found: Record | None) -> Any:
         (job(state="TIMEOUT"), record(code=None, signal=15, noted="TERM"), "FAILED", "WALLTIME"),
         (job(state="PREEMPTED"), record(code=None, signal=15, noted="TERM"), "FAILED", "PREEMPTED"),
         (job(), record(code=None, signal=15, noted="USR2 TERM"), "FAILED", "WALLTIME"),
+        (job(), record(code=None, signal=15, noted="TERM", end=61.0), "FAILED", "WALLTIME"),
+        (job(), record(code=None, signal=15, noted="TERM", end=60.0), "FAILED", "SIGNAL"),
+        (job(), record(code=None, signal=15, end=61.0), "FAILED", "SIGNAL"),
         (job(), record(code=None, signal=11), "FAILED", "SIGNAL"),
         (job(state="FAILED", signal=11), record(code=None, signal=11), "FAILED", "SIGNAL"),
         (job(FailureCause.WALLTIME), record(code=None, signal=9), "FAILED", "WALLTIME"),

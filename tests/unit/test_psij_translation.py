@@ -1,10 +1,11 @@
-"""What sbatch is told of a task."""
+"""What the submit commands are told of a task."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncflow_hpc.backends.psij.translation import job_script, launch_line, options_for
-from asyncflow_hpc.errors import TaskDescriptionError
+from asyncflow_hpc.backends.psij.commands import clean_environment, run_blocking
+from asyncflow_hpc.backends.psij.dialect import Dialect, spread
+from asyncflow_hpc.backends.psij.kinds import kind_of
+from asyncflow_hpc.backends.psij.mpi import RANKS
+from asyncflow_hpc.errors import ConfigurationError, TaskDescriptionError
 from asyncflow_hpc.task import TaskDescription
 
+SLURM, PBS, TORQUE, LSF = (kind_of(name).dialect for name in ("slurm", "pbs", "pbs_classic", "lsf"))
+ALL = pytest.mark.parametrize("dialect", [SLURM, PBS, TORQUE, LSF], ids=lambda dialect: dialect.name)
 
-def options(**values: Any) -> dict[str, Any]:
-    return options_for(TaskDescription.from_dict(values), "s.task.000001", "/s/task.000001", "a 'name'\nü")
+
+def options(dialect: Dialect = SLURM, /, **values: Any) -> dict[str, Any]:
+    description = TaskDescription.from_dict(values)
+    return dialect.options(description, "s.task.000001", "/s/task.000001", "a 'name'\nü")
 
 
-def test_what_every_job_says() -> None:
+def resources(dialect: Dialect, /, **values: Any) -> list[str]:
+    return list(options(dialect, **values)["l"])
+
+
+def test_what_every_job_of_slurm_says() -> None:
     assert options() == {
         "job-name": "s.task.000001",
         "chdir": "/s/task.000001",
@@ -51,7 +63,7 @@ def test_what_every_job_says() -> None:
          {"nice": "5", "licenses": "a,b", "contiguous": True}),
     ],
 )  # fmt: skip
-def test_words(values: Any, said: dict[str, Any]) -> None:
+def test_words_of_slurm(values: Any, said: dict[str, Any]) -> None:
     told = options(**values)
     assert {key: told.get(key) for key in said} == said
     assert "hold" not in told
@@ -59,35 +71,113 @@ def test_words(values: Any, said: dict[str, Any]) -> None:
 
 def test_requeue_only_where_asked() -> None:
     assert "no-requeue" not in options(slurm={"requeue": True}) and options(slurm={"requeue": True})["requeue"] is True
+    assert options(PBS)["r"] == "n" and options(PBS, pbs={"r": "y"})["r"] == "y"
+    assert options(LSF)["rn"] is True and "rn" not in options(LSF, lsf={"r": True})
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({}, ["select=1:ncpus=1:mpiprocs=1:ompthreads=1", "place=free"]),
+    ({"ranks": 4, "cores_per_rank": 2}, ["select=4:ncpus=2:mpiprocs=1:ompthreads=2", "place=free"]),
+    ({"ranks": 4, "nodes": 2, "gpus_per_rank": 1, "mem_per_rank": "1GB"},
+     ["select=2:ncpus=2:mpiprocs=2:ompthreads=1:ngpus=2:mem=2097152kb", "place=scatter"]),
+    ({"ranks": 5, "ranks_per_node": 2},
+     ["select=2:ncpus=2:mpiprocs=2:ompthreads=1+1:ncpus=1:mpiprocs=1:ompthreads=1", "place=scatter"]),
+    ({"nodes": 2, "exclusive": True},
+     ["select=1:ncpus=1:mpiprocs=1:ompthreads=1+1:ncpus=1", "place=scatter:exclhost"]),
+    ({"constraint": "model=x"}, ["select=1:ncpus=1:mpiprocs=1:ompthreads=1:model=x", "place=free"]),
+    ({"walltime": 61.5}, ["select=1:ncpus=1:mpiprocs=1:ompthreads=1", "place=free", "walltime=00:01:02"]),
+    ({"pbs": {"filesystems": "home:eagle", "place": "pack", "singularity_fakeroot": "True"}},
+     ["select=1:ncpus=1:mpiprocs=1:ompthreads=1", "filesystems=home:eagle", "place=pack", "singularity_fakeroot=True"]),
+])  # fmt: skip
+def test_resources_of_pbs(values: Any, said: list[str]) -> None:
+    assert resources(PBS, **values) == said
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({}, ["nodes=1:ppn=1"]),
+    ({"ranks": 4, "cores_per_rank": 2, "mem_per_rank": "1GB"}, ["nodes=1:ppn=8", "mem=4194304kb"]),
+    ({"ranks": 4, "nodes": 2, "gpus_per_rank": 1}, ["nodes=2:ppn=2:gpus=2"]),
+    ({"ranks": 5, "ranks_per_node": 2, "constraint": "fast"}, ["nodes=2:ppn=2:fast+1:ppn=1:fast"]),
+    ({"exclusive": True, "qos": "high"}, ["nodes=1:ppn=1", "naccesspolicy=singlejob", "qos=high"]),
+    ({"walltime": 90000, "reservation": "r.1"}, ["nodes=1:ppn=1", "walltime=25:00:00", "advres=r.1"]),
+])  # fmt: skip
+def test_resources_of_torque(values: Any, said: list[str]) -> None:
+    assert resources(TORQUE, **values) == said
+
+
+def test_words_of_pbs() -> None:
+    told = options(
+        PBS, queue="q", account="a b", pbs={"-m": "abe", "W": ["umask=027", "group_list=g"], "p": 5, "h": True}
+    )
+    assert {key: told[key] for key in "qAmWph"} == {
+        "q": "q", "A": "a b", "m": "abe", "W": ("umask=027", "group_list=g"), "p": "5", "h": True
+    }  # fmt: skip
+    assert options(PBS, queue="q", reservation="R1")["q"] == "R1"
+    script = PBS.script(told, "/s/a b", "exec true").splitlines()
+    assert {"#PBS -A 'a b'", "#PBS -V", "#PBS -h", "#PBS -W umask=027", "#PBS -W group_list=g"} <= set(script)
+    assert script[-2:] == ["exec >>'/s/a b/.asyncflow/job.log' 2>&1", "exec true"]
+    with pytest.raises(TaskDescriptionError, match="qos"):
+        options(PBS, qos="high")
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({}, {"n": "1"}),
+    ({"walltime": 5}, {"W": "0:01"}),
+    ({"walltime": 3661}, {"W": "1:02"}),
+    ({"ranks": 4, "nodes": 1}, {"n": "4", "R": ("span[hosts=1]",)}),
+    ({"ranks": 4, "nodes": 2, "cores_per_rank": 3}, {"n": "4", "R": ("span[ptile=2]", "affinity[core(3)]")}),
+    ({"ranks": 2, "mem_per_rank": "1GB"}, {"M": "2097152KB", "R": ("rusage[mem=1048576KB/task]",)}),
+    ({"gpus_per_rank": 2, "exclusive": True}, {"gpu": "num=2/task", "x": True}),
+    ({"queue": "q", "account": "p", "reservation": "u", "qos": "s"}, {"q": "q", "P": "p", "U": "u", "sla": "s"}),
+    ({"constraint": "type==any", "lsf": {"R": "order[ut]", "core_isolation": 2, "B": True}},
+     {"R": ("select[type==any]", "order[ut]"), "core_isolation": "2", "B": True}),
+])  # fmt: skip
+def test_words_of_lsf(values: Any, said: dict[str, Any]) -> None:
+    told = options(LSF, **values)
+    assert {key: told.get(key) for key in said} == said
 
 
 @pytest.mark.parametrize(
-    "native",
-    [{"job_name": "x"}, {"output": "x"}, {"array": "1-3"}, {"no such option!": 1}, {"nice": "1\n#SBATCH -n 9"}],
+    ("dialect", "native"),
+    [
+        (SLURM, {"job_name": "x"}),
+        (SLURM, {"output": "x"}),
+        (SLURM, {"array": "1-3"}),
+        (SLURM, {"no such option!": 1}),
+        (SLURM, {"nice": "1\n#SBATCH -n 9"}),
+        (PBS, {"N": "x"}),
+        (PBS, {"-l": "select=2"}),
+        (PBS, {"select": "2"}),
+        (PBS, {"walltime": "1"}),
+        (PBS, {"J": "1-3"}),
+        (PBS, {"no such option!": 1}),
+        (PBS, {"filesystems": True}),
+        (PBS, {"m": "a\n#PBS -l select=9"}),
+        (LSF, {"J": "x[1-3]"}),
+        (LSF, {"W": 5}),
+        (LSF, {"I": True}),
+        (LSF, {"B": "a\nb"}),
+    ],
 )
-def test_native_options_that_are_refused(native: Any) -> None:
-    with pytest.raises(TaskDescriptionError):
-        options(slurm=native)
+def test_native_options_that_are_refused(dialect: Dialect, native: Any) -> None:
+    with pytest.raises(TaskDescriptionError, match=dialect.namespace if len(native) > 1 else "task_description"):
+        options(dialect, **{dialect.namespace: native})
 
 
-def test_one_line_values() -> None:
-    with pytest.raises(TaskDescriptionError, match="partition"):
-        options(queue="a\n#SBATCH --nodes=9")
+@ALL
+def test_one_line_values(dialect: Dialect) -> None:
+    with pytest.raises(TaskDescriptionError, match="one line"):
+        options(dialect, queue="a\n#SBATCH --nodes=9")
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\n\r\0"), min_size=1))
 def test_a_line_for_each_option(value: str) -> None:
-    lines = job_script({"chdir": value, "exclusive": True}, ["exec true"]).split("\n")
+    lines = SLURM.script({"chdir": value, "exclusive": True}, "/s", "exec true").split("\n")
     assert lines[0] == "#!/bin/sh" and lines[2:] == ["#SBATCH --exclusive", "exec true", ""]
     assert shlex.split(lines[1].removeprefix("#SBATCH ")) == [f"--chdir={value}"]
-
-
-def test_ranks_are_started_by_srun_or_what_the_task_says() -> None:
-    assert launch_line(["a", "b c"], TaskDescription()) == ["a", "b c"]
-    started = launch_line(["a"], TaskDescription(ranks=4, cores_per_rank=2))
-    assert started[4:8] == ["srun", "--ntasks=4", "--cpus-per-task=2", "--kill-on-bad-exit=1"] and started[-1] == "a"
-    started = launch_line(["a"], TaskDescription(ranks=4, launcher="mpiexec -x 'A B'"))
-    assert started[:5] == ["mpiexec", "-x", "A B", "-n", "4"] and started[-1] == "a"
+    for dialect, begin in ((PBS, "#PBS "), (LSF, "#BSUB ")):
+        lines = dialect.script({"q": value}, "/s", "exec true").split("\n")
+        assert shlex.split(lines[1].removeprefix(begin)) == ["-q", value]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +193,98 @@ def test_exit_code_of_the_first_rank_that_fails(
     (tmp_path / ".asyncflow").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("ASYNCFLOW_SANDBOX", str(tmp_path))
-    argv = launch_line(["sh", "-c", 'echo "$ASYNCFLOW_RANK"; echo words >&2; exit $CODE'], TaskDescription(ranks=2))
+    argv = SLURM.launch_line(
+        ["sh", "-c", 'echo "$ASYNCFLOW_RANK"; echo words >&2; exit $CODE'], TaskDescription(ranks=2), "py"
+    )
     for _ in range(2):
         ended = subprocess.run(argv, capture_output=True, text=True)
         assert ended.returncode == told and ended.stderr == "words\n" * len(of_ranks)
+
+
+@given(st.text(max_size=300))
+def test_names_that_pbs_and_lsf_take(name: str) -> None:
+    for dialect in (PBS, LSF):
+        made = dialect.job_name(name)
+        assert dialect.job_name(made) == made and not set(made) - set(dialect.job_name(made))
+        assert all(letter.isascii() and (letter.isalnum() or letter in "_.+-") for letter in made)
+    assert PBS.job_name(name)[0].isalnum() and len(PBS.job_name(name)) <= 231
+    assert PBS.job_name("session.x.task.000001") == "session.x.task.000001"
+
+
+@given(st.integers(1, 50), st.none() | st.integers(1, 9), st.none() | st.integers(1, 9))
+def test_every_rank_has_a_node(ranks: int, nodes: int | None, each: int | None) -> None:
+    found = spread(TaskDescription(ranks=ranks, nodes=nodes, ranks_per_node=each))
+    if found is None:
+        assert nodes is None and each is None
+        return
+    assert sum(count * size for count, size in found) == ranks
+    assert each is None or all(size <= each for _, size in found)
+    assert nodes is None or sum(count for count, _ in found) >= nodes
+    assert [size for _, size in found] == sorted((size for _, size in found), reverse=True)
+
+
+def test_ranks_of_slurm_are_started_by_srun_or_what_the_task_says() -> None:
+    assert SLURM.launch_line(["a", "b c"], TaskDescription(), "py") == ["a", "b c"]
+    started = SLURM.launch_line(["a"], TaskDescription(ranks=4, cores_per_rank=2), "py")
+    assert started[4:8] == ["srun", "--ntasks=4", "--cpus-per-task=2", "--kill-on-bad-exit=1"] and started[-1] == "a"
+
+
+@ALL
+def test_ranks_are_started_by_what_the_task_says(dialect: Dialect) -> None:
+    started = dialect.launch_line(["a"], TaskDescription(ranks=4, launcher="mpiexec -x 'A B'"), "py")
+    assert started[:5] == ["mpiexec", "-x", "A B", "-n", "4"] and started[-1] == "a"
+
+
+def launched(dialect: Dialect, tmp_path: Path, command: str, *hosts: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "nodes").write_text("".join(f"{host}\n" for host in hosts))
+    for name in ("sort", "wc", "cat", "sh"):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    environment = {"PATH": str(tmp_path), "PBS_NODEFILE": f"{tmp_path}/nodes", "LSB_DJOB_HOSTFILE": f"{tmp_path}/nodes"}
+    argv = dialect.launch_line(["/bin/sh", "-c", command], TaskDescription(ranks=3), sys.executable)
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("dialect", [PBS, TORQUE, LSF], ids=lambda dialect: dialect.name)
+def test_ranks_without_any_mpi(dialect: Dialect, tmp_path: Path) -> None:
+    assert Path(RANKS).is_file()
+    found = launched(dialect, tmp_path, 'echo "$ASYNCFLOW_RANK of $ASYNCFLOW_SIZE"', "n1", "n1", "n1")
+    assert sorted(found.stdout.splitlines()) == ["0 of 3", "1 of 3", "2 of 3"]
+    found = launched(dialect, tmp_path, '[ "$ASYNCFLOW_RANK" = 1 ] && exit 9; exec /bin/sleep 60', "n1")
+    assert found.returncode == 9
+    found = launched(dialect, tmp_path, "true", "n1", "n2")
+    assert found.returncode == 127 and "launcher" in found.stderr
+
+
+@pytest.mark.parametrize("dialect", [PBS, TORQUE, LSF], ids=lambda dialect: dialect.name)
+def test_ranks_with_mpi(dialect: Dialect, tmp_path: Path) -> None:
+    mpiexec = tmp_path / "mpiexec"
+    mpiexec.write_text('#!/bin/sh\n[ "$1 $2" = "-n 3" ] && shift 2 && PMI_RANK=2 exec "$@"\n')
+    mpiexec.chmod(0o755)
+    found = launched(dialect, tmp_path, 'echo "$ASYNCFLOW_RANK of $ASYNCFLOW_SIZE"', "n1", "n2")
+    assert found.stdout == "2 of 3\n"
+
+
+def test_a_job_of_the_driver_itself_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_JOBID", "LS_SUBCWD", "PBS_DPREFIX"):
+        monkeypatch.setenv(name, "x")
+    for name in ("SLURM_CONF", "PBS_CONF_FILE", "PBS_SERVER", "LSF_ENVDIR", "LS_COLORS"):
+        monkeypatch.setenv(name, "x")
+    found = {name for name, value in clean_environment().items() if value == "x"}
+    assert found >= {"SLURM_CONF", "PBS_CONF_FILE", "PBS_SERVER", "LSF_ENVDIR", "LS_COLORS"}
+    assert not found & {"SLURM_JOB_ID", "PBS_NODEFILE", "LSB_JOBID", "LS_SUBCWD", "PBS_DPREFIX"}
+
+
+def test_a_script_is_submitted_by_its_path_or_read(tmp_path: Path) -> None:
+    assert PBS.submission("/a b").argv == ["qsub", "/a b"] and not PBS.submission("/a b").by_stdin
+    assert LSF.submission("/a b").argv == ["bsub"] and LSF.submission("/a b").by_stdin
+    (tmp_path / "script").write_text("what it says")
+    assert (
+        run_blocking(["sh", "-c", "cat; pwd"], 9.0, tmp_path, tmp_path / "script")[1]
+        == f"what it says{tmp_path}\n".encode()
+    )
+
+
+def test_unknown_schedulers() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'slurm'"):
+        kind_of("slrm")

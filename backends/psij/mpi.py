@@ -1,0 +1,49 @@
+"""Starting the ranks of a task where the scheduler has no command of its own for it.
+
+With mpiexec on the node's PATH it starts them: Open MPI, MPICH, Intel MPI and Cray PALS learn from PBS and LSF where.
+An installation that has not been built for it puts all ranks on one node: then the task or the site names a launcher.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from asyncflow_hpc.task import TaskDescription
+
+__all__ = ["RANKS", "mpi_launch_line"]
+
+# Without any MPI, ranks on one node are started as the local backend does.
+RANKS = str(Path(__file__).resolve().parent.parent / "local" / "ranks.py")
+
+_VARIABLES = ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "SLURM_PROCID")
+
+_START = """\
+n=$1 gpus=$2 python=$3 ranks=$4; shift 4
+if command -v mpiexec >/dev/null 2>&1; then exec mpiexec -n "$n" {ranked} "$@"; fi
+if [ "$({hosts} | sort -u | wc -l)" -gt 1 ]; then
+  echo "there is no mpiexec on PATH to start ranks on several nodes: set launcher, or load an MPI in pre_exec" >&2
+  exit 127
+fi
+[ -n "${{CUDA_VISIBLE_DEVICES:-}}${{ROCR_VISIBLE_DEVICES:-}}" ] || gpus=0
+exec "$python" "$ranks" "$n" "$gpus" "$@\""""
+
+
+def mpi_launch_line(argv: list[str], description: TaskDescription, python: str, hosts: str) -> list[str]:
+    """Make the argv that starts a command on all its ranks.
+
+    Args:
+        python: interpreter on the nodes.
+        hosts: shell command that prints the nodes of the job, one on each line.
+    """
+    ranks = description.ranks
+    if ranks == 1 and description.launcher is None:
+        return argv
+    number = ""
+    for name in reversed(_VARIABLES):
+        number = f"${{{name}:-{number or 0}}}"
+    ranked = ["/bin/sh", "-c", f'export ASYNCFLOW_RANK="{number}" ASYNCFLOW_SIZE={ranks}; exec "$@"', "sh"]
+    if description.launcher is not None:
+        return [*shlex.split(description.launcher), "-n", str(ranks), *ranked, *argv]
+    start = _START.format(ranked=shlex.join(ranked), hosts=hosts)
+    return ["/bin/sh", "-c", start, "sh", str(ranks), str(description.gpus_per_rank), python, RANKS, *argv]

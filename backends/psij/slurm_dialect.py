@@ -1,0 +1,138 @@
+"""How a task is put to Slurm; source: sbatch(1), srun(1)."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from asyncflow_hpc.task import TaskDescription
+
+from .dialect import Options, Submission, directives, native_options, words_of
+
+__all__ = ["SlurmDialect"]
+
+# Seconds before the end of a walltime at which Slurm tells the script, by SIGUSR2; it may be up to a minute early.
+_WARNING = 30
+
+# A shorter walltime would have the warning at its very start.
+_SHORTEST_WARNED = 150
+
+_OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+# What the backend itself has to say.
+_OWN = frozenset(
+    """
+    array chdir clusters error export-file help input job-name open-mode output parsable quiet signal test-only usage
+    verbose version wait wrap
+    """.split()  # noqa: SIM905
+)
+
+_NUMBERED = 'export ASYNCFLOW_RANK="${SLURM_PROCID:-0}" ASYNCFLOW_SIZE="${SLURM_NTASKS:-1}"'
+_RANKED = f'{_NUMBERED}; exec "$@"'
+
+# srun gives the highest exit code of all ranks, and those that it ends itself have high ones. So each rank that fails
+# leaves its own where there is room for one, and a shell around srun takes that. Signals are for what they start; what
+# a shell says of a child that one has ended is not the task's output.
+_FAILED = '"$ASYNCFLOW_SANDBOX/.asyncflow/first-failure"'
+_LOG = 'exec 3>&2 2>>"$ASYNCFLOW_SANDBOX/.asyncflow/script.log"; (exec 2>&3 3>&-; exec "$@"); c=$?'
+_TRAPS = "trap : HUP INT TERM USR1 USR2 XCPU"
+_RANK_THAT_TELLS = f'{_NUMBERED}; {_TRAPS}; {_LOG}; [ "$c" -eq 0 ] || ln -s -- "$c" {_FAILED}; exit "$c"'
+_FIRST_FAILURE = (
+    f'rm -f -- {_FAILED}; {_TRAPS}; {_LOG}; f=0; [ "$c" -eq 0 ] || f=$(readlink {_FAILED}) || f=$c; exit "$f"'
+)
+
+_WORDS = {
+    "queue": "partition",
+    "account": "account",
+    "reservation": "reservation",
+    "qos": "qos",
+    "constraint": "constraint",
+}
+
+
+class SlurmDialect:
+    """What Slurm wants to be told of a task."""
+
+    name = "slurm"
+    namespace = "slurm"
+    native_id = "$SLURM_JOB_ID"
+
+    def job_name(self, name: str) -> str:
+        """Return the name as it is: Slurm takes any."""
+        return name
+
+    def options(self, description: TaskDescription, name: str, sandbox: str, comment: str) -> Options:
+        """Say everything that sbatch is to be told."""
+        options: Options = {
+            "job-name": name,
+            "chdir": sandbox,
+            "output": ".asyncflow/job.log",
+            "comment": " ".join(re.sub(r"[^ -~]", "?", comment).split()),
+            "no-requeue": True,
+            "export": "ALL",
+            **_resources(description),
+            **_limits(description),
+        }
+        for key, value in native_options("slurm", description.slurm, _named, _OWN, "long option of sbatch").items():
+            if key == "requeue":
+                del options["no-requeue"]
+            options[key] = value
+        return options
+
+    def script(self, options: Mapping[str, Any], sandbox: str, run: str) -> str:
+        """Write the batch script."""
+        return "\n".join(["#!/bin/sh", *directives(options, "#SBATCH --", "="), run, ""])
+
+    def launch_line(self, argv: list[str], description: TaskDescription, python: str) -> list[str]:
+        """Make the argv that starts a command on all its ranks."""
+        if description.ranks == 1 and (description.nodes or 1) == 1 and description.launcher is None:
+            return argv
+        if description.launcher is not None:
+            launcher = [*shlex.split(description.launcher), "-n", str(description.ranks)]
+            return [*launcher, "/bin/sh", "-c", _RANKED, "sh", *argv]
+        # Since 22.05 srun does not take the cores from sbatch; source: srun(1), --cpus-per-task.
+        cores = f"--cpus-per-task={description.cores_per_rank}"
+        srun = ["srun", f"--ntasks={description.ranks}", cores, "--kill-on-bad-exit=1"]
+        return ["/bin/sh", "-c", _FIRST_FAILURE, "sh", *srun, "/bin/sh", "-c", _RANK_THAT_TELLS, "sh", *argv]
+
+    def submission(self, path: str) -> Submission:
+        """Say how a script is submitted."""
+        return Submission(["sbatch", "--parsable", path])
+
+
+def _resources(description: TaskDescription) -> Options:
+    options: Options = {"ntasks": str(description.ranks), "cpus-per-task": str(description.cores_per_rank)}
+    if description.nodes is not None:
+        options["nodes"] = str(description.nodes)
+    if description.ranks_per_node is not None:
+        options["ntasks-per-node"] = str(description.ranks_per_node)
+    if description.gpus_per_rank:
+        options["gpus-per-task"] = str(description.gpus_per_rank)
+    if description.mem_per_rank is not None:
+        # The one form that holds however the ranks are spread.
+        options["mem-per-cpu"] = f"{math.ceil(description.mem_per_rank / description.cores_per_rank / 1024)}K"
+    if description.exclusive:
+        options["exclusive"] = True
+    return options
+
+
+def _limits(description: TaskDescription) -> Options:
+    options: Options = {}
+    if description.walltime is not None:
+        options["time"] = _time(description.walltime)
+        if description.walltime >= _SHORTEST_WARNED:
+            options["signal"] = f"B:USR2@{_WARNING}"
+    return {**options, **words_of(description, _WORDS)}
+
+
+def _time(seconds: float) -> str:
+    days, rest = divmod(math.ceil(seconds), 86400)
+    return f"{days}-{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+
+
+def _named(key: str) -> str | None:
+    option = key.lstrip("-").replace("_", "-").lower()
+    return option if _OPTION.fullmatch(option) else None
