@@ -8,20 +8,19 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.states import FailureCause, TaskState
 
 from ..away import take_verdict
-from ..evidence import Record, read_record, record_path
+from ..evidence import Record
 from ..output import read_large
 from ..run_script import claimed_by, said
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
 from .commands import CommandTimeoutError, clean_environment
-from .jobs import BatchJob, verdict_of
+from .jobs import BatchJob, recorded, verdict_of
 from .scheduler import JobStatus, Meaning, Report, Settlement
 
 if TYPE_CHECKING:
@@ -98,15 +97,10 @@ class Ending:
         until = self._loop.time() + patience
         while True:
             with suppress(OSError):
-                record: Record | None = await self._in_thread(self._read_record, job)
+                record: Record | None = await self._in_thread(recorded, job)
                 if record is not None or self._loop.time() >= until:
                     return record
             await asyncio.sleep(_PAUSE)
-
-    @staticmethod
-    def _read_record(job: BatchJob) -> Record | None:
-        session = Path(job.session).name
-        return read_record(record_path(job.sandbox), session=session, uid=job.uid, attempt=0, nonce=job.nonce)
 
     async def _asked_scheduler(self, job: BatchJob, record: Record | None) -> tuple[Meaning | None, Settlement | None]:
         """Ask the scheduler what it knows of a job, where the record does not say it all."""

@@ -1,19 +1,20 @@
-"""One job of the backend, and what the evidence about it comes to; no clock, no thread, no scheduler."""
+"""One job of the backend, its completion record, and what the evidence about it comes to; no clock, no thread."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
-from ..evidence import Record
+from ..evidence import Record, read_record, record_path
 from ..staging import Plan
 from ..verdict import Verdict, verdict_on
 from .scheduler import JobStatus, Meaning, Settlement
 
-__all__ = ["BatchJob", "Phase", "verdict_of"]
+__all__ = ["BatchJob", "Phase", "recorded", "verdict_of"]
 
 
 class Phase(Enum):
@@ -62,6 +63,16 @@ class BatchJob:
     def uid(self) -> str:
         """The task's uid."""
         return self.task["uid"]
+
+
+def recorded(job: BatchJob) -> Record | None:
+    """Read the completion record of a job, if it left one; blocks as long as the file system does.
+
+    Raises:
+        OSError: nobody can say whether there is one.
+    """
+    session = Path(job.session).name
+    return read_record(record_path(job.sandbox), session=session, uid=job.uid, attempt=0, nonce=job.nonce)
 
 
 # What the scheduler knows better than the record: why a job was ended.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.command import argv_of
+from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.errors import SessionError, SubmitError
 from asyncflow_hpc.task import command_of
 
@@ -16,7 +17,7 @@ from ..pickling import FunctionPickles
 from ..run_script import RunScript, script_path, write_script
 from ..sandbox import make_sandbox
 from .commands import CommandTimeoutError
-from .jobs import BatchJob
+from .jobs import BatchJob, recorded
 from .scheduler import Transient
 from .submitting import TransientError
 from .translation import batch_script, job_spec
@@ -129,7 +130,7 @@ class Placing:
         return SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {failure.text}{advice}")
 
     async def find(self, job: BatchJob) -> bool:
-        """Look in the queue for a job that may have been submitted.
+        """Look for a job that may have been submitted, in the queue and in its sandbox.
 
         Raises:
             TransientError: nobody can say.
@@ -141,4 +142,18 @@ class Placing:
                 return True
         if report is None or not report.complete:
             raise TransientError("nobody knows whether it is in the queue already", unclear=True)
-        return False
+        loop = asyncio.get_running_loop()
+        native_id = await loop.run_in_executor(self._backend.threads, _ran_already, job)
+        if native_id is not None:
+            job.native_id = native_id
+        return native_id is not None
+
+
+def _ran_already(job: BatchJob) -> str | None:
+    """Tell from the sandbox whether a job has run that is not in the queue any more; returns its id."""
+    if not Path(job.sandbox, BOOKKEEPING, "host").exists():
+        return None
+    record = recorded(job)
+    if record is None or record.native_id is None:
+        raise TransientError("it has begun to run, and is not in the queue any more", unclear=True)
+    return record.native_id

@@ -166,6 +166,10 @@ class Submitting:
             self._room.release()
             self._on_failed(job, error)
         else:
+            if job.phase is Phase.ENDED:
+                # Its record was faster than the answer of the submit command.
+                self._room.release()
+                return
             job.phase = Phase.QUEUED
             self._queued += 1
             self._on_submitted(job)
@@ -174,6 +178,9 @@ class Submitting:
         loop = asyncio.get_running_loop()
         until, pause, unclear = loop.time() + self._pace.patience, _SOON, False
         while True:
+            if job.phase is Phase.ENDED:
+                # An attempt of which nobody knew has run.
+                return
             try:
                 if unclear and await self._find(job):
                     return
