@@ -6,14 +6,14 @@ import operator
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypedDict
 
 from .data import OutputFile
 from .errors import DescriptionTypeError, TaskDescriptionError, nearest
 from .units import parse_memory, parse_walltime
 
-__all__ = ["NAMESPACES", "REPORTED", "Task", "TaskDescription", "command_of", "describe"]
+__all__ = ["KEYS", "NAMESPACES", "REPORTED", "Task", "TaskDescription", "command_of", "describe"]
 
 NAMESPACES = ("slurm", "pbs", "lsf", "radical_pilot")
 
@@ -163,6 +163,9 @@ class TaskDescription:
     """What a task needs, in one vocabulary for all backends.
 
     Each key is optional; None means that the backend's or the site's default holds.
+
+    Attributes:
+        given: the keys that were written, those with None among them; what a default may not replace.
     """
 
     ranks: int = _key(_count, "processes of the task", 1)
@@ -195,6 +198,14 @@ class TaskDescription:
     pbs: dict[str, Any] = _key(_native, "native options of PBS", {})
     lsf: dict[str, Any] = _key(_native, "native options of LSF", {})
     radical_pilot: dict[str, Any] = _key(_native, "native options of RADICAL-Pilot", {})
+    given: frozenset[str] = field(default=None, compare=False, repr=False)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        if self.given is None:
+            object.__setattr__(self, "given", frozenset(name for name in _DEFAULTS if self._differs(name)))
+
+    def _differs(self, name: str) -> bool:
+        return bool(getattr(self, name) != _DEFAULTS[name])
 
     @property
     def cores(self) -> int:
@@ -225,7 +236,7 @@ class TaskDescription:
                 raise TaskDescriptionError(f"unknown key {name!r} in task_description; {hint}")
             if value is not None:
                 known[name] = _parsed(name, value, parse)
-        return cls(**known)
+        return cls(**known, given=frozenset(_PARSERS.keys() & values.keys()))
 
 
 def _parsed(name: str, value: object, parse: Callable[[object], Any]) -> Any:
@@ -242,7 +253,11 @@ def _shown(name: str, value: object) -> str:
     return "" if name == "environment" else f", not {reprlib.repr(value)}"
 
 
-_PARSERS: dict[str, Callable[[object], Any]] = {item.name: item.metadata["parse"] for item in fields(TaskDescription)}
+KEYS = tuple(item for item in fields(TaskDescription) if item.metadata)
+"""The fields that a user can write."""
+
+_PARSERS: dict[str, Callable[[object], Any]] = {item.name: item.metadata["parse"] for item in KEYS}
+_DEFAULTS = {item.name: {} if item.default is MISSING else item.default for item in KEYS}
 DEFAULT = TaskDescription()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import reprlib
 import traceback
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from asyncflow_hpc.errors import AsyncFlowError, DescriptionTypeError, TaskDescr
 from asyncflow_hpc.task import NAMESPACES, REPORTED, Task, TaskDescription, describe
 from asyncflow_hpc.units import parse_memory, parse_walltime
 
-KEYS = [item.name for item in fields(TaskDescription)]
+KEYS = [item.name for item in fields(TaskDescription) if item.metadata]
 
 KIB, MIB, GIB, TIB, PIB = (1024**power for power in range(1, 6))
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -393,6 +393,20 @@ def test_nothing_given_means_the_defaults() -> None:
     assert {key: getattr(default, key) for key in KEYS} == expected
     assert default.exclusive is False and default.shell is False
     assert default.environment is not TaskDescription().environment
+
+
+@pytest.mark.parametrize(
+    ("made", "given"),
+    [
+        (TaskDescription(), set()),
+        (TaskDescription.from_dict({}), set()),
+        (TaskDescription.from_dict({"ranks": 1, "queue": None}), {"ranks", "queue"}),
+        (TaskDescription(ranks=2, environment={"A": "1"}), {"ranks", "environment"}),
+        (replace(TaskDescription.from_dict({"ranks": 1}), queue="short"), {"ranks"}),
+    ],
+)
+def test_what_was_given_is_known(made: TaskDescription, given: set[str]) -> None:
+    assert made.given == given
 
 
 def test_cores_are_those_of_all_ranks() -> None:
