@@ -80,6 +80,8 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
     found = None
     if kwargs:
         _take_options(spec, task, kwargs)
+    if spec.unchecked and task["description"] is spec.description:
+        spec.check_call()
     if args or kwargs:
         found = scan(args, kwargs)
     task["metadata"] = _metadata(found)
@@ -134,6 +136,8 @@ def _take_options(spec: Spec, task: Task, kwargs: dict[str, Any]) -> None:
     native = task["task_backend_specific_kwargs"]
     native.update(overrides)
     task["description"] = spec.check(native)
+    if spec.kind != BLOCK:
+        spec.lane.refuse_unrunnable(task["description"])
 
 
 def _metadata(found: Found | None) -> Any:

@@ -35,12 +35,13 @@ class Spec:
         result_key: under which a backend puts the result.
         defaults: task description of all its calls, as written.
         description: the same, checked.
+        unchecked: whether the backend has not yet been asked if it can run a call that says no more than that.
         template: what the dicts of all its calls have in common.
     """
 
     __slots__ = (
         "defaults", "description", "engine", "func", "is_async", "is_service", "kind", "lane", "name", "result_key",
-        "template",
+        "template", "unchecked",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +72,7 @@ class Spec:
             raise DescriptionTypeError(f"task_description of '{self.name}' must be a dict, not {task_description!r}")
         self.defaults = {**(task_description or {}), **_default_description(func, self.name)}
         self.description = self.check(self.defaults)
+        self.unchecked = kind != BLOCK
         self.template: Task = {
             "uid": "",
             "name": self.name,
@@ -96,6 +98,11 @@ class Spec:
         description = TaskDescription.from_dict(values, capabilities.native_keys)
         self.lane.refuse_unsupported(self, description)
         return description
+
+    def check_call(self) -> None:
+        """Check a call that says no more than the decorator, the first time there is one."""
+        self.lane.refuse_unrunnable(self.description)
+        self.unchecked = False
 
 
 def _default_description(func: Callable[..., Any], name: str) -> dict[str, Any]:

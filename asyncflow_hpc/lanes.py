@@ -134,4 +134,12 @@ class Lane:
                 raise UnsupportedTaskError(
                     f"task '{spec.name}' asks for {text}, but backend '{self.name}' has no capability '{field}'"
                 )
-        self.backend.check_description(description)
+
+    def refuse_unrunnable(self, description: TaskDescription) -> None:
+        """Let the backend check a task, when it is called: what the signature says may not be all.
+
+        Raises:
+            UnsupportedTaskError, TaskDescriptionError: the backend could never run it.
+        """
+        if self.capabilities is not None:
+            self.backend.check_description(description)
