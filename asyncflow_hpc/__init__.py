@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import InputFile, OutputFile
     from .engine import WorkflowEngine
+    from .registry import backend_for
+    from .sites import load_site, site_names
     from .task import TaskDescription
 
 __all__ = [
@@ -18,6 +20,9 @@ __all__ = [
     "TaskDescription",
     "WorkflowEngine",
     "__version__",
+    "backend_for",
+    "load_site",
+    "site_names",
 ]
 
 _HOMES = {
@@ -25,6 +30,9 @@ _HOMES = {
     "OutputFile": ".data",
     "TaskDescription": ".task",
     "WorkflowEngine": ".engine",
+    "backend_for": ".registry",
+    "load_site": ".sites",
+    "site_names": ".sites",
 }
 
 # By their registered names: the engine's package does not know where backends live.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .futures import TaskFuture
+    from .site_model import Site
     from .task import Task
 
 __all__ = ["WorkflowEngine"]
@@ -98,24 +99,29 @@ class WorkflowEngine(Decorators):
         implicit_data: bool = True,
         uid: str | None = None,
         work_dir: str | os.PathLike[str] | None = None,
+        site: str | os.PathLike[str] | Site | None = None,
     ) -> Opening:
         """Open an engine: `await` it, or use it in `async with`.
 
         Args:
             backend: a backend or its name, or a list of them, of which the first is the default. None: the name in
-                ASYNCFLOW_BACKEND, else local.
+                ASYNCFLOW_BACKEND, else that of the site, else local.
             dry_run: with no backend given, run nothing: every task is done at once.
             implicit_data: let all files of a task appear in the sandboxes of those that depend on it.
             uid: of the session; made up where None.
             work_dir: where the session's directory is made; the current directory where None.
+            site: name of a machine's profile, path of its YAML file, or a loaded one; it holds for backends given by
+                name. None: that of ASYNCFLOW_SITE, else of `./asyncflow.yaml`, where there is one and it fits them.
 
         Raises:
             ArgumentError, ConfigurationError: when it is awaited.
         """
-        return Opening(cls._open(backend, dry_run, implicit_data, uid, work_dir))
+        return Opening(cls._open(backend, dry_run, implicit_data, uid, work_dir, site))
 
     @classmethod
-    async def _open(cls, backend: Any, dry_run: Any, implicit_data: Any, uid: Any, work_dir: Any) -> WorkflowEngine:
+    async def _open(
+        cls, backend: Any, dry_run: Any, implicit_data: Any, uid: Any, work_dir: Any, site: Any
+    ) -> WorkflowEngine:
         check_arguments(
             {
                 "dry_run": (dry_run, bool),
@@ -126,7 +132,7 @@ class WorkflowEngine(Decorators):
         )
         if uid is not None:
             session_dir(work_dir, uid)
-        backends = await backends_for(backend, dry_run)
+        backends = await backends_for(backend, dry_run, site)
         engine = cls(backends, dry_run=dry_run, implicit_data=implicit_data, uid=uid, work_dir=work_dir)
         signals.guard(engine)
         return engine

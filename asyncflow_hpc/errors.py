@@ -5,6 +5,7 @@ AsyncFlowError
  +-- ArgumentError              (TypeError)            a public entry point got a value of the wrong type
  +-- ConfigurationError         (ValueError)           engine or backend set up in a way that cannot work
  |    +-- UnknownBackendError   (KeyError)             no backend of that name
+ |    +-- SiteError                                    a site profile that cannot be found, trusted or understood
  +-- SessionError               (RuntimeError)         the session directory cannot be used
  +-- TaskDescriptionError       (ValueError)           a value in a task description
  |    +-- DescriptionTypeError  (TypeError)            a task description that is no dict, or a value of a wrong type
@@ -40,6 +41,7 @@ __all__ = [
     "RemoteTraceback",
     "SerializationError",
     "SessionError",
+    "SiteError",
     "StagingConflictError",
     "StagingError",
     "SubmitError",
@@ -73,6 +75,10 @@ class ConfigurationError(AsyncFlowError, ValueError):
 
 class UnknownBackendError(ConfigurationError, KeyError):
     """No backend is registered under that name."""
+
+
+class SiteError(ConfigurationError):
+    """A site profile cannot be found, trusted or understood."""
 
 
 class SessionError(AsyncFlowError, RuntimeError):

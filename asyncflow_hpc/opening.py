@@ -12,16 +12,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError, ConfigurationError
-from .registry import make_backend
+from .registry import SCHEDULERS, make_backend, takes_site
 
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
+    from .site_model import Site
 
-__all__ = ["ENVIRONMENT", "Opening", "backends_for", "check_arguments", "session_dir"]
+__all__ = ["ENVIRONMENT", "SITE", "SITE_FILE", "Opening", "backends_for", "check_arguments", "session_dir"]
 
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "ASYNCFLOW_BACKEND"
+SITE = "ASYNCFLOW_SITE"
+SITE_FILE = "asyncflow.yaml"
 
 
 def check_arguments(kinds: dict[str, tuple[Any, Any]]) -> None:
@@ -42,25 +45,33 @@ def check_arguments(kinds: dict[str, tuple[Any, Any]]) -> None:
             raise ArgumentError(f"argument '{name}': {error}; it is {value!r}") from None
 
 
-async def backends_for(backend: Any, dry_run: bool) -> list[Any]:
+async def backends_for(backend: Any, dry_run: bool, site: Any = None) -> list[Any]:
     """Find and start the backends that were asked for.
 
     Args:
-        backend: one, a name, a list of either, or None: the name in ASYNCFLOW_BACKEND, else local (no-op in a dry run).
-        dry_run: run nothing where no backend is given.
+        backend: one, a name, a list of either, or None: the name in ASYNCFLOW_BACKEND, else that of the site, else
+            local (no-op in a dry run).
+        dry_run: run nothing where neither a backend nor a site is given.
+        site: whose profile holds for backends that are given by name; None: see `sites.default_site`.
 
     Raises:
         UnknownBackendError: a name that no installed package has.
-        ConfigurationError: an object that is no backend, none at all, or two of one name.
+        SiteError: a site that has no profile, or a wrong one.
+        ConfigurationError: an object that is no backend, none at all, two of one name, or a site that none can use.
     """
-    if dry_run and backend is not None:
+    if dry_run and (backend is not None or site is not None):
         log.warning("dry_run makes a difference only where no backend is given: tasks will run on the given one")
-    if backend is None:
-        backend = "noop" if dry_run else os.environ.get(ENVIRONMENT) or "local"
+    profile = _site(site)
+    if backend is None and dry_run and site is None:
+        backend = "noop"
+    elif backend is None:
+        backend = os.environ.get(ENVIRONMENT) or (profile.scheduler if profile is not None else "local")
     wanted = list(backend) if isinstance(backend, (list, tuple)) else [backend]
     if not wanted:
         raise ConfigurationError("an engine needs a backend; the list of backends is empty")
-    made = [make_backend(item) if isinstance(item, str) else item for item in wanted]
+    if site is not None and not any(isinstance(item, str) for item in wanted):
+        raise ConfigurationError("site= is for backends that are given by name; give it to the backend itself")
+    made = [_made(item, profile, site is not None) if isinstance(item, str) else item for item in wanted]
     for item in made:
         _check_backend(item)
     names = [item.name for item in made]
@@ -74,6 +85,34 @@ async def backends_for(backend: Any, dry_run: bool) -> list[Any]:
         await asyncio.gather(*(item.shutdown() for item in started), return_exceptions=True)
         raise
     return started
+
+
+def _site(site: Any) -> Site | None:
+    if site is None and not os.environ.get(SITE) and not os.path.lexists(SITE_FILE):
+        return None
+    # Imported only where there is one.
+    from .sites import default_site, load_site
+
+    return default_site() if site is None else load_site(site)
+
+
+def _made(name: str, site: Site | None, sure: bool) -> Any:
+    """Make a backend by name, for a site that it can use.
+
+    Args:
+        sure: the site was asked for in the script, beside the backend.
+    """
+    if site is None:
+        return make_backend(name)
+    if takes_site(name, site):
+        return make_backend(name, site=site)
+    # On a batch system, another one is a mistake; to run locally what is meant for a site is not.
+    if sure or (name in SCHEDULERS - {"local"} and site.scheduler != "local"):
+        raise ConfigurationError(
+            f"backend '{name}' cannot use site '{site.name}', which is for '{site.scheduler}' (from {site.file})"
+        )
+    log.info("backend '%s' runs without the profile of site '%s', which is for '%s'", name, site.name, site.scheduler)
+    return make_backend(name)
 
 
 def _check_backend(item: Any) -> None:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import os
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, UnknownBackendError, nearest
 
-__all__ = ["GROUP", "backend_names", "broken_backends", "load_backend", "make_backend"]
+if TYPE_CHECKING:
+    from .site_model import Site
+
+__all__ = [
+    "GROUP",
+    "backend_for",
+    "backend_names",
+    "broken_backends",
+    "load_backend",
+    "make_backend",
+    "takes_site",
+]
 
 log = logging.getLogger(__name__)
 
 GROUP = "asyncflow_hpc.backends"
+
+# Backends that are called as the scheduler of a site.
+SCHEDULERS = frozenset({"slurm", "pbs", "pbs_classic", "lsf", "local"})
 
 _CONTRACT = ("submit_tasks", "cancel_task", "shutdown", "register_callback", "get_task_states_map")
 
@@ -64,6 +80,33 @@ def make_backend(name: str, /, **options: Any) -> Any:
         options: arguments of its class.
     """
     return load_backend(name)(**options)
+
+
+def backend_for(site: str | os.PathLike[str] | Site, /, **options: Any) -> Any:
+    """Make the backend of a site; it is not started.
+
+    Args:
+        site: name of its profile, path of its YAML file, or a loaded one.
+        options: further arguments of the backend, which go before what the profile says.
+
+    Raises:
+        SiteError: there is no such profile, or it is wrong.
+    """
+    from .sites import load_site
+
+    found = load_site(site)
+    return make_backend(found.scheduler, site=found, **options)
+
+
+def takes_site(name: str, site: Site) -> bool:
+    """Tell whether a backend can be made for a site: it is the one of its scheduler, or takes any.
+
+    Raises:
+        UnknownBackendError, ConfigurationError: there is no such backend, or it cannot be loaded.
+    """
+    if name in SCHEDULERS:
+        return name == site.scheduler
+    return "site" in inspect.signature(load_backend(name)).parameters
 
 
 def broken_backends() -> dict[str, Exception]:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from asyncflow_hpc.backend import BackendCapabilities
 from asyncflow_hpc.errors import ConfigurationError, UnsupportedTaskError
@@ -21,6 +21,7 @@ from asyncflow_hpc.task import Task, TaskDescription, describe
 from ..base import SandboxBackend
 from ..pickling import FunctionPickles
 from ..sandbox import make_session
+from ..site import SiteRules, site_for
 from ..staging.downloads import remote
 from ..staging.fetching import Fetching
 from .attempts import Attempt
@@ -33,6 +34,9 @@ from .processes import MARK, kill_marked
 from .script_calls import ScriptedCallAttempt
 from .slots import Request, Slots
 from .worker_process import Call
+
+if TYPE_CHECKING:
+    from asyncflow_hpc.site_model import Site
 
 __all__ = ["LocalExecutionBackend"]
 
@@ -54,11 +58,12 @@ class LocalExecutionBackend(SandboxBackend):
 
     Args:
         executor: runs the function tasks instead, as in radical.asyncflow; it is shut down with the backend.
-        cores: that may be busy at once; those this process may use where None.
-        gpus: how many to hand out.
+        cores: that may be busy at once; those of the site where None, else those this process may use.
+        gpus: how many to hand out; those of the site where None, else none.
         memory: bytes, or text such as "8GB"; that of the machine where None.
         functions: "process", or "thread" for an executor of `cores` threads.
         scripted: run every task through the run script, as the batch backends do; a rehearsal, and slower.
+        site: profile of this machine, by name, path or loaded: its first node type says what nobody says here.
         name: under which an engine knows it.
     """
 
@@ -74,14 +79,19 @@ class LocalExecutionBackend(SandboxBackend):
         executor: Executor | None = None,
         *,
         cores: int | None = None,
-        gpus: int = 0,
+        gpus: int | None = None,
         memory: int | str | None = None,
         functions: Literal["process", "thread"] = "process",
         scripted: bool = False,
+        site: str | os.PathLike[str] | Site | None = None,
         name: str = "local",
     ) -> None:
         super().__init__(name)
-        cores = usable_cores() if cores is None else cores
+        self._rules = SiteRules(site_for(site, "local"))
+        of_site = self._rules.machine()
+        cores = next(value for value in (cores, of_site.cores, usable_cores()) if value is not None)
+        gpus = of_site.gpus if gpus is None else gpus
+        memory = of_site.memory if memory is None else memory
         if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
             raise ConfigurationError(f"cores of backend '{name}' must be a whole number above zero, not {cores!r}")
         if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:
@@ -119,6 +129,9 @@ class LocalExecutionBackend(SandboxBackend):
 
     def check_description(self, description: TaskDescription) -> None:
         """Refuse a task that this machine could never hold."""
+        self._refuse_too_big(self._rules.complete(description))
+
+    def _refuse_too_big(self, description: TaskDescription) -> None:
         lacking = self.slots.lacking(request_for(description))
         if lacking is not None:
             raise UnsupportedTaskError(f"backend '{self.name}' can never run this task: it needs {lacking}")
@@ -141,8 +154,8 @@ class LocalExecutionBackend(SandboxBackend):
         self.start_waiting()
 
     def _queue(self, task: Task) -> None:
-        description = describe(task)
-        self.check_description(description)
+        description = self._rules.complete(describe(task))
+        self._refuse_too_big(description)
         attempt = self._attempt_for(task, description)
         if remote(attempt.plan):
             self._fetching.begin(attempt, self.session.path)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.backend import BackendCapabilities
 from asyncflow_hpc.errors import ConfigurationError
@@ -34,8 +33,12 @@ from .loading import load_psij
 from .placing import Placing
 from .scheduler import UNKNOWN, JobStatus, Report
 from .services import Services
+from .site import settings_for
 from .submitting import Pace, Submitting
 from .watching import QueueWatcher
+
+if TYPE_CHECKING:
+    from asyncflow_hpc.site_model import Site
 
 __all__ = ["PsijExecutionBackend"]
 
@@ -46,16 +49,17 @@ class PsijExecutionBackend(SandboxBackend):
     """Runs tasks as batch jobs.
 
     Args:
-        scheduler: "slurm", "pbs" (PBS Pro, OpenPBS), "pbs_classic" (Torque) or "lsf".
+        scheduler: "slurm", "pbs" (PBS Pro, OpenPBS), "pbs_classic" (Torque), "lsf"; the site's or "slurm" where None.
+        site: name of a machine's profile, path of its YAML file, or a loaded one; what is said here goes before it.
         defaults: task description that holds where a task says nothing else.
         work_dir: for PSI/J's own files; in the session where None.
-        submit_rate: jobs a second at most.
-        max_queued: jobs in the queue at most; the others wait in the driver.
-        poll_interval: seconds between two looks at the queue at most.
+        submit_rate: jobs a second at most; the site's where None, else 20.
+        max_queued: jobs in the queue at most, the others wait in the driver; the site's where None, else 1000.
+        poll_interval: seconds between two looks at the queue at most; the site's where None, else 10.
         command_timeout: seconds that a command of the scheduler may take.
         grace: seconds after which a job that the scheduler does not know, and that left no record, counts as lost.
         patience: seconds to wait for a file on a shared file system.
-        python: interpreter for function tasks on the nodes; the driver's where None.
+        python: interpreter for function tasks on the nodes; the site's where None, else the driver's.
         fail_unrunnable: fail a task whose job can never run as it is, instead of only saying so.
         name: under which an engine knows it; the scheduler's where None.
     """
@@ -72,13 +76,14 @@ class PsijExecutionBackend(SandboxBackend):
 
     def __init__(
         self,
-        scheduler: str = "slurm",
+        scheduler: str | None = None,
         *,
+        site: str | os.PathLike[str] | Site | None = None,
         defaults: Mapping[str, Any] | None = None,
         work_dir: str | Path | None = None,
-        submit_rate: float = 20.0,
-        max_queued: int = 1000,
-        poll_interval: float = 10.0,
+        submit_rate: float | None = None,
+        max_queued: int | None = None,
+        poll_interval: float | None = None,
         command_timeout: float = 60.0,
         grace: float = 60.0,
         patience: int = 10,
@@ -86,20 +91,25 @@ class PsijExecutionBackend(SandboxBackend):
         fail_unrunnable: bool = False,
         name: str | None = None,
     ) -> None:
-        self.scheduler, self.dialect = kind_of(scheduler)
-        super().__init__(name or scheduler)
-        for what, value in (("submit_rate", submit_rate), ("max_queued", max_queued), ("poll_interval", poll_interval)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-                raise ConfigurationError(f"{what} of backend '{self.name}' must be a number above zero, not {value!r}")
-        self._defaults = TaskDescription.from_dict(defaults or {})
-        self._default_keys = frozenset(defaults or {})
+        settings = settings_for(
+            site,
+            scheduler,
+            defaults,
+            submit_rate=submit_rate,
+            max_queued=max_queued,
+            poll_interval=poll_interval,
+            python=python,
+        )
+        self.scheduler, self.dialect = kind_of(settings.scheduler)
+        super().__init__(name or settings.scheduler)
+        self._rules = settings.rules
         self._work_dir_of_psij = work_dir
-        self._pace = Pace(submit_rate, 4, max_queued, 600.0)
-        self._poll_interval = poll_interval
+        self._pace = Pace(settings.submit_rate, 4, settings.max_queued, 600.0)
+        self._poll_intervals = settings.shortest_interval, settings.poll_interval
         self._timeout = command_timeout
         self.grace = grace
         self.patience = patience
-        self.python = python or sys.executable
+        self.python = settings.python
         self._fail_unrunnable = fail_unrunnable
         self._jobs: dict[str, BatchJob] = {}
         self._spools: dict[Path, SpoolWatcher] = {}
@@ -122,7 +132,7 @@ class PsijExecutionBackend(SandboxBackend):
         self._ending = Ending(self)
         self._services = Services(self)
         self.queue = QueueWatcher(
-            self.scheduler, self._poll_interval, self._timeout, lambda: bool(self._jobs), self._take_queue
+            self.scheduler, *self._poll_intervals, self._timeout, lambda: bool(self._jobs), self._take_queue
         )
         self.queue.start()
         self._submitting = Submitting(
@@ -131,16 +141,14 @@ class PsijExecutionBackend(SandboxBackend):
         self._submitting.start()
 
     def check_description(self, description: TaskDescription) -> None:
-        """Refuse what cannot be translated."""
-        self.dialect.options(description, "name", "/", "")
+        """Refuse what cannot be translated, and what the site would not take."""
+        completed = self._rules.complete(description)
+        self.dialect.options(completed, "name", "/", "")
+        self._rules.check(completed)
 
     def describe(self, task: Task) -> TaskDescription:
-        """Return what a task asks for, with the backend's defaults where it says nothing."""
-        description = describe(task)
-        given = task.get("task_backend_specific_kwargs") or {}
-        return replace(
-            description, **{key: getattr(self._defaults, key) for key in self._default_keys if key not in given}
-        )
+        """Return what a task asks for, with the defaults of the backend and its site where it says nothing."""
+        return self._rules.complete(describe(task))
 
     async def submit_tasks(self, tasks: Sequence[Task]) -> None:
         """Take tasks; they are submitted in order, as fast as the pace allows."""
@@ -151,6 +159,7 @@ class PsijExecutionBackend(SandboxBackend):
         session = self.session.path
         if session not in self._spools:
             make_session(session)
+            self._rules.check_place(session)
             watcher = SpoolWatcher(spool_of(session), self._marker)
             await watcher.start()
             self._spools[session] = watcher

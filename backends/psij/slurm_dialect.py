@@ -90,12 +90,12 @@ class SlurmDialect:
         """Make the argv that starts a command on all its ranks."""
         if description.ranks == 1 and (description.nodes or 1) == 1 and description.launcher is None:
             return argv
-        if description.launcher is not None:
-            launcher = [*shlex.split(description.launcher), "-n", str(description.ranks)]
-            return [*launcher, "/bin/sh", "-c", _RANKED, "sh", *argv]
+        launcher = shlex.split(description.launcher or "srun")
+        if launcher[:1] != ["srun"]:
+            return [*launcher, "-n", str(description.ranks), "/bin/sh", "-c", _RANKED, "sh", *argv]
         # Since 22.05 srun does not take the cores from sbatch; source: srun(1), --cpus-per-task.
         cores = f"--cpus-per-task={description.cores_per_rank}"
-        srun = ["srun", f"--ntasks={description.ranks}", cores, "--kill-on-bad-exit=1"]
+        srun = [*launcher, f"--ntasks={description.ranks}", cores, "--kill-on-bad-exit=1"]
         return ["/bin/sh", "-c", _FIRST_FAILURE, "sh", *srun, "/bin/sh", "-c", _RANK_THAT_TELLS, "sh", *argv]
 
     def submission(self, path: str) -> Submission:

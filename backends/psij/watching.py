@@ -14,14 +14,15 @@ __all__ = ["QueueWatcher"]
 
 log = logging.getLogger(__name__)
 
-# Seconds between two questions while jobs come and go; the interval grows from here when nothing changes.
-_SHORTEST, _GROWTH = 1.0, 1.5
+# How much longer the interval gets each time when nothing changes.
+_GROWTH = 1.5
 
 
 class QueueWatcher:
     """Asks for the queue, at an interval that shrinks when something should happen.
 
     Args:
+        shortest: seconds between two questions while jobs come and go.
         longest: seconds between two questions when nothing changes.
         timeout: seconds that a command may take.
         wanted: whether anybody wants to know.
@@ -32,20 +33,22 @@ class QueueWatcher:
     def __init__(
         self,
         scheduler: Scheduler,
+        shortest: float,
         longest: float,
         timeout: float,
         wanted: Callable[[], bool],
         on_answer: Callable[[Report, float], bool],
     ) -> None:
         self._scheduler = scheduler
+        self._shortest = min(shortest, longest)
         self._longest = longest
         self._timeout = timeout
         self._wanted = wanted
         self._on_answer = on_answer
-        self._interval = _SHORTEST
+        self._interval = self._shortest
         self._sooner = asyncio.Event()
         self._due = 0.0
-        self._asked = -_SHORTEST
+        self._asked = -self._shortest
         self._waiting: list[asyncio.Future[Report | None]] = []
         self._closing = False
         self._told = ""
@@ -57,7 +60,7 @@ class QueueWatcher:
 
     def expect_change(self) -> None:
         """Ask again soon."""
-        self._interval = min(_SHORTEST, self._longest)
+        self._interval = self._shortest
         self._due = min(self._due, asyncio.get_running_loop().time() + self._interval)
         self._sooner.set()
 
@@ -71,7 +74,7 @@ class QueueWatcher:
             return None
         answer: asyncio.Future[Report | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
-        self._due = min(self._due, self._asked + min(_SHORTEST, self._longest))
+        self._due = min(self._due, self._asked + self._shortest)
         self._sooner.set()
         return await answer
 
@@ -87,7 +90,7 @@ class QueueWatcher:
         loop = asyncio.get_running_loop()
         # wait_for of Python 3.11 and earlier may lose a cancellation that comes together with what it waits for.
         while not self._closing:
-            self._due = loop.time() + (min(_SHORTEST, self._longest) if self._waiting else self._interval)
+            self._due = loop.time() + (self._shortest if self._waiting else self._interval)
             while (left := self._due - loop.time()) > 0 and not self._closing:
                 self._sooner.clear()
                 with suppress(asyncio.TimeoutError, TimeoutError):
@@ -111,7 +114,7 @@ class QueueWatcher:
                 # The next answer may be another.
                 log.exception("what the queue says could not be dealt with")
         if changed:
-            self._interval = min(_SHORTEST, self._longest)
+            self._interval = self._shortest
         else:
             self._interval = min(self._interval * _GROWTH, self._longest)
 

@@ -18,6 +18,7 @@ NOT_OF_A_CHECKOUT = (".*", "build", "dist", "*.egg-info", "__pycache__", "asyncf
 HEAVY = (
     "cloudpickle",
     "concurrent.futures.process",
+    "msgspec",
     "multiprocessing",
     "numpy",
     "psij",
@@ -26,6 +27,7 @@ HEAVY = (
     "radical",
     "requests",
     "rich",
+    "yaml",
 )
 
 PROBE = """

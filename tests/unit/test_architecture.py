@@ -17,13 +17,25 @@ ENGINE = sorted((ROOT / "asyncflow_hpc").glob("*.py"))
 BACKENDS = sorted((ROOT / "backends").rglob("*.py"))
 
 # What a backend may know of the engine.
-CONTRACT = {"backend", "command", "data", "errors", "states", "task", "units"}
+CONTRACT = {"backend", "command", "data", "errors", "limits", "site_model", "sites", "states", "task", "units"}
 
 # No asyncio, no threads, no processes, no files.
 PURE = {"graph", "states", "units", "command", "errors"}
 PURE_IMPORTS = {"__future__", "collections", "dataclasses", "datetime", "difflib", "enum", "re", "shlex", "typing"}
 
-HEAVY = ["cloudpickle", "numpy", "psij", "psutil", "pydantic", "radical", "requests", "rich", "typeguard"]
+HEAVY = [
+    "cloudpickle",
+    "msgspec",
+    "numpy",
+    "psij",
+    "psutil",
+    "pydantic",
+    "radical",
+    "requests",
+    "rich",
+    "typeguard",
+    "yaml",
+]
 
 LONGEST = 400
 
