@@ -59,8 +59,8 @@ def check_limits(site: Site, description: TaskDescription, environment: Mapping[
         TaskDescriptionError: a limit of the queue, or an account that is missing.
         UnsupportedTaskError: the machine has no nodes for it.
     """
-    asked = _asked(site, description)
-    if site.account_required and not asked.account and not environment.get(_ACCOUNTS.get(site.scheduler, "")):
+    asked, variable = _asked(site, description), _ACCOUNTS.get(site.scheduler)
+    if site.account_required and not asked.account and not (variable and environment.get(variable)):
         raise TaskDescriptionError(
             f"site '{site.name}' needs an account: task_description={{'account': ...}}, or 'defaults: {{account: ...}}'"
             " in ./asyncflow.yaml"
@@ -77,7 +77,7 @@ def check_limits(site: Site, description: TaskDescription, environment: Mapping[
         if queue.by == key:
             problem = next(_problems(site, queue, description), None) if asked.sized else None
             if problem is not None:
-                advice = _advice(site, description)
+                advice = _advice(site, description, key)
                 raise TaskDescriptionError(
                     f"site '{site.name}': {key} '{name}' takes {problem}; {advice} (from {site.file})"
                 )
@@ -179,10 +179,10 @@ def _problems(site: Site, queue: Queue, description: TaskDescription) -> Iterato
             yield f"{least} {what} and more (min_{what}), and this task has {high}"
 
 
-def _advice(site: Site, description: TaskDescription) -> str:
-    names = queues_for(site, description)
-    words = [f"{site.queues[name].by}='{name}'" for name in names]
-    return f"it would go with {' or '.join(words)}" if words else "no queue of the site would take it"
+def _advice(site: Site, description: TaskDescription, key: str) -> str:
+    names = [name for name in queues_for(site, description) if site.queues[name].by == key]
+    words = " or ".join(f"{key}='{name}'" for name in names)
+    return f"it would go with {words}" if words else f"no other {key} of the site would take it"
 
 
 def _need(description: TaskDescription) -> str:

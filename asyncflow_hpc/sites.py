@@ -1,7 +1,7 @@
 """Site profiles: finding, reading and merging the files that say how a machine wants to be used.
 
-A name is looked for in `./asyncflow.yaml` (where it is that file's `name`), in the user's configuration directory, and
-in the package.
+A name is looked for in `./asyncflow.yaml` (where it is that file's `name`, or what it extends), in the user's
+configuration directory, and in the package.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def load_site(site: str | os.PathLike[str] | Site) -> Site:
     if isinstance(site, os.PathLike) or "/" in site or site.endswith((".yaml", ".yml")):
         path = Path(site).expanduser()
         return _load(_Found(path, named=True), path.stem)
-    local = _local_values()
-    if local is not None and local.get("name") == site:
+    if _local_name() == site:
         return _load(_Found(Path(SITE_FILE)), site)
     for found in _places(site):
         return _load(found, site)
@@ -71,10 +70,8 @@ def default_site() -> Site | None:
     name = os.environ.get(SITE)
     if name:
         return load_site(name)
-    local = _local_values()
-    if local is None:
-        return None
-    return _load(_Found(Path(SITE_FILE)), str(local.get("name") or Path(SITE_FILE).stem))
+    local = _local_name()
+    return None if local is None else _load(_Found(Path(SITE_FILE)), local)
 
 
 def site_names() -> list[str]:
@@ -157,9 +154,14 @@ def _package_directory() -> Path:
     return Path(str(resources.files("asyncflow_hpc.configs")))
 
 
-def _local_values() -> dict[str, Any] | None:
+def _local_name() -> str | None:
+    """Return the name of the profile in the current directory: its own, else that of what it extends."""
     path = Path(SITE_FILE)
-    return _read(_Found(path)) if os.path.lexists(path) else None
+    if not os.path.lexists(path):
+        return None
+    values = _read(_Found(path))
+    names = (name for name in (values.get("name"), values.get("extends")) if isinstance(name, str))
+    return next((name for name in names if _NAME.fullmatch(name)), path.stem)
 
 
 def _read(found: _Found) -> dict[str, Any]:
@@ -172,6 +174,8 @@ def _read(found: _Found) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SiteError(f"site profile {path} cannot be read: {reason}") from error
+    except SiteError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SiteError(f"site profile {path} is no YAML: {error}") from error
     if not isinstance(values, dict):
