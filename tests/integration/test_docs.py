@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_of_the_task_description_is_up_to_date() -> None:
+def test_what_is_made_from_the_code_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "describe", "--check"], check=True)
 
 

@@ -76,8 +76,8 @@ def test_taken(asked: dict[str, Any]) -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"queue": "debug", "walltime": "00:30:01"},
-        "queue 'debug' takes no more than 00:30:00 of walltime (max_walltime), and this task asks for 00:30:01; it would go"
-        " with queue='batch' or queue='gpu' or queue='fat' (from /etc/big.yaml)",
+        "queue 'debug' takes no more than 00:30:00 of walltime (max_walltime), and this task asks for 00:30:01; it"
+        " would go with queue='batch' or queue='gpu' or queue='fat' (from /etc/big.yaml)",
     ),
     (
         {"queue": "debug", "nodes": 5, "ranks": 5},
@@ -100,8 +100,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"queue": "fat", "ranks": 65}, "no more than 64 cores (max_cores), and this task needs 65"),
     (
         {"queue": "batch", "gpus_per_rank": 1},
-        "queue 'batch' takes tasks for its nodes (cpu), and none of these has room for one rank with 1 cores, 1 GPUs each; it"
-        " would go with queue='debug' or queue='gpu' (from",
+        "queue 'batch' takes tasks for its nodes (cpu), and none of these has room for one rank with 1 cores, 1 GPUs"
+        " each; it would go with queue='debug' or queue='gpu' (from",
     ),
     ({"queue": "batch", "mem_per_rank": "1TB"}, "it would go with queue='fat' (from"),
     ({"qos": "urgent", "nodes": 3, "ranks": 3}, "qos 'urgent' takes no more than 2 nodes"),

@@ -28,18 +28,23 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-def preview(scheduler: str, values: dict[str, Any]) -> str:
-    """Write the batch script of a task, and the line of its run script that starts it."""
+def preview_on(backend: PsijExecutionBackend, description: TaskDescription) -> str:
+    """Write the batch script of a task, and the lines of its run script that set up and start it."""
     session, name = "/scratch/me/my runs/session.000001", "session.000001.task.000001"
     task: Any = {"uid": "task.000001", "name": "simulate", "command": ["./simulate", "in put.dat"]}
-    description = TaskDescription.from_dict(values)
-    job = BatchJob(task, description, Plan(), name, session, f"{session}/task.000001", "0" * 32)
-    backend = PsijExecutionBackend(scheduler, python="/usr/bin/python3")
+    task["description"] = description
+    job = BatchJob(task, backend.describe(task), Plan(), name, session, f"{session}/task.000001", "0" * 32)
     batch, _, run = Placing(backend, 60.0).preview(job).partition("\n\n")
     launch = run.partition("\nasyncflow_stage=run\n")[2].partition("; else ")[2].partition("; fi </dev/null")[0]
-    return f"{batch}\n\n# {job.sandbox}/.asyncflow/run.sh starts the task with:\n{launch}\n".replace(
-        str(BACKENDS), "BACKENDS"
-    )
+    script = f"{job.sandbox}/.asyncflow/run.sh"
+    lines = "".join(f"{line}\n" for line in job.description.pre_exec)
+    before = f"# {script} sets up with:\n{lines}\n" if lines else ""
+    return f"{batch}\n\n{before}# {script} starts the task with:\n{launch}\n".replace(str(BACKENDS), "BACKENDS")
+
+
+def preview(scheduler: str, values: dict[str, Any]) -> str:
+    backend = PsijExecutionBackend(scheduler, python="/usr/bin/python3")
+    return preview_on(backend, TaskDescription.from_dict(values))
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))

@@ -35,6 +35,8 @@ polling: {interval: 60, submit_rate: 2, max_queued: 50}
 
 Profile = Callable[..., str]
 
+COMMANDS = "sbatch squeue scancel sacct scontrol qsub qstat qselect qdel bsub bjobs bkill bhist"
+
 
 @pytest.fixture
 def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
@@ -158,7 +160,7 @@ def test_limits_are_held_with_the_defaults_filled_in(profile: Profile) -> None:
     with pytest.raises(TaskDescriptionError, match="site 'big' needs an account"):
         check(backend)
     check(backend, account="a", walltime="00:30:00")
-    with pytest.raises(TaskDescriptionError, match="queue 'debug' takes no more than 00:30:00.*queue='batch'"):
+    with pytest.raises(TaskDescriptionError, match=r"queue 'debug' takes no more than 00:30:00.*queue='batch'"):
         check(backend, account="a", walltime="00:31:00")
     # 4 nodes with 16 ranks of the site's 4 cores each, or 64 of one core.
     check(backend, account="a", ranks=64)
@@ -249,21 +251,7 @@ def no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands of all schedulers that do nothing: a backend starts, and no job is submitted."""
     directory = tmp_path / "bin"
     directory.mkdir()
-    for command in [
-        "sbatch",
-        "squeue",
-        "scancel",
-        "sacct",
-        "scontrol",
-        "qsub",
-        "qstat",
-        "qselect",
-        "qdel",
-        "bsub",
-        "bjobs",
-        "bkill",
-        "bhist",
-    ]:
+    for command in COMMANDS.split():
         (directory / command).write_text("#!/bin/sh\n")
         (directory / command).chmod(0o755)
     monkeypatch.setenv("PATH", str(directory), prepend=os.pathsep)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import textwrap
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -329,6 +331,14 @@ def test_a_wrong_profile_is_told_apart(write: Write, text: str) -> None:
     with pytest.raises(SiteError, match=WRONG[text]) as caught:
         load_site(path)
     assert str(path) in str(caught.value)
+
+
+PAGE = (CONFIGS.parent / "docs" / "sites.md").read_text()
+
+
+@pytest.mark.parametrize("text", re.findall(r"^ *```yaml\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
+def test_the_profiles_in_the_documentation_are_right(write: Write, text: str) -> None:
+    assert load_site(write("x", textwrap.dedent(text))).scheduler == "slurm"
 
 
 def test_what_is_no_text_is_refused(write: Write) -> None:
