@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asyncflow_hpc import OutputFile, WorkflowEngine
-from asyncflow_hpc.errors import SubmitError, TaskFailedError
+from asyncflow_hpc.errors import SubmitError, TaskDescriptionError, TaskFailedError
 from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
@@ -149,3 +151,29 @@ async def test_nothing_of_psij_stays(root: Path) -> None:
         assert await shell(flow)("echo it") == "it\n"
     (session,) = (path for path in root.iterdir() if path.is_dir())
     assert sorted(path.name for path in session.iterdir()) == [".spool", "task.000001"]
+
+
+async def test_a_site_on_its_machine(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same script with a profile in the current directory: its backend, defaults, set-up, launcher and limits."""
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("ASYNCFLOW_BACKEND", raising=False)
+    Path("asyncflow.yaml").write_text(
+        "extends: dev_cluster\nlauncher: srun --label\ndefaults: {queue: high, mem_per_rank: 50MB}\n"
+        "environment: {setup: [export FROM_SITE=set-up]}\n"
+    )
+    Path("asyncflow.yaml").chmod(0o644)
+    async with WorkflowEngine.create() as flow:
+
+        @flow.executable_task
+        async def ranks(**_: Any) -> str:
+            return 'echo "$ASYNCFLOW_RANK of $ASYNCFLOW_SIZE $SLURM_JOB_PARTITION $FROM_SITE"'
+
+        @flow.function_task
+        async def function() -> str:
+            return f"{os.environ['SLURM_JOB_PARTITION']} {os.environ['FROM_SITE']}"
+
+        both = ranks(task_description={"ranks": 2, "nodes": 2})
+        assert sorted((await both).splitlines()) == ["0: 0 of 2 high set-up", "1: 1 of 2 high set-up"]
+        assert await function() == "high set-up"
+        with pytest.raises(TaskDescriptionError, match="queue 'short' takes no more than 00:01:00"):
+            ranks(task_description={"queue": "short", "walltime": 90})
