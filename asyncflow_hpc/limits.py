@@ -23,7 +23,7 @@ _SLURM_WORDS = {"queue": "partition", "qos": "qos", "account": "account"}
 _SLURM_SIZES = frozenset(
     """
     nodes ntasks ntasks-per-node cpus-per-task mem mem-per-cpu mem-per-gpu gpus gpus-per-node gpus-per-task gres tres
-    time time-min exclusive nodelist nodefile cores-per-socket sockets-per-node
+    constraint time time-min exclusive nodelist nodefile cores-per-socket sockets-per-node
     """.split()  # noqa: SIM905
 )
 _LETTERS = {
@@ -70,6 +70,8 @@ def check_limits(site: Site, description: TaskDescription, environment: Mapping[
             f"site '{site.name}' has no nodes for this task, which needs {_need(description)}; there are"
             f" {'; '.join(_offer(name, kind) for name, kind in site.nodes.items())} (from {site.file})"
         )
+    if asked.sized:
+        _check_constraint(site, description)
     for key, name in (("queue", asked.queue), ("qos", asked.qos)):
         queue = site.queues.get(name) if name is not None else None
         if queue is None:
@@ -85,6 +87,24 @@ def check_limits(site: Site, description: TaskDescription, environment: Mapping[
             raise TaskDescriptionError(
                 f"site '{site.name}': '{name}' is no queue but a quality of service: say qos='{name}' in place of queue"
             )
+
+
+def _check_constraint(site: Site, description: TaskDescription) -> None:
+    picked = _picked(site, description.constraint)
+    if not picked or any(fits(kind, description) for kind in picked.values()):
+        return
+    others = {kind.constraint for kind in site.nodes.values() if kind.constraint and fits(kind, description)}
+    advice = " or ".join(f"constraint='{other}'" for other in sorted(others)) or "another constraint, or none"
+    raise TaskDescriptionError(
+        f"site '{site.name}': constraint '{description.constraint}' picks nodes ({', '.join(picked)}) that have no room"
+        f" for {_need(description)}; say {advice} (from {site.file})"
+    )
+
+
+def _picked(site: Site, constraint: str | None) -> dict[str, NodeType]:
+    """Return the node types that a constraint picks; all where it picks none that is known."""
+    picked = {name: kind for name, kind in site.nodes.items() if constraint and kind.constraint == constraint}
+    return picked or site.nodes
 
 
 def unknown_queue(site: Site, description: TaskDescription) -> str | None:
@@ -157,11 +177,12 @@ def _problems(site: Site, queue: Queue, description: TaskDescription) -> Iterato
     walltime, limit = description.walltime, queue.max_walltime
     if walltime is not None and limit is not None and walltime > limit:
         yield f"no more than {_clock(limit)} of walltime (max_walltime), and this task asks for {_clock(walltime)}"
-    kinds = [site.nodes[name] for name in queue.nodes or site.nodes]
-    usable = [kind for kind in kinds if fits(kind, description)]
-    if kinds and not usable:
-        names = ", ".join(queue.nodes or site.nodes)
-        yield f"tasks for its nodes ({names}), and none of these has room for {_need(description)}"
+    names = queue.nodes or tuple(site.nodes)
+    picked = _picked(site, description.constraint)
+    usable = [picked[name] for name in names if name in picked and fits(picked[name], description)]
+    if names and not usable:
+        at = f" with constraint '{description.constraint}'" if len(picked) < len(site.nodes) else ""
+        yield f"tasks for its nodes ({', '.join(names)}), and none of these has room for {_need(description)}{at}"
         return
     fewest = min((_fewest_nodes(kind, description) or 1 for kind in usable), default=description.nodes or 1)
     most = description.nodes or max(description.ranks, fewest)

@@ -57,6 +57,8 @@ def refusal(where: Site, environment: dict[str, str] | None = None, **asked: Any
         {"queue": "large", "ranks": 20},
         {"queue": "gpu", "ranks": 16, "gpus_per_rank": 1},
         {"queue": "fat", "mem_per_rank": "1TB"},
+        {"queue": "debug", "constraint": "cpu"},
+        {"queue": "gpu", "constraint": "rome&ib", "gpus_per_rank": 1},
         {"qos": "urgent", "nodes": 2, "walltime": "02:00:00"},
         {"queue": "batch", "qos": "urgent"},
         # What the profile does not know may be new.
@@ -106,6 +108,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"queue": "batch", "mem_per_rank": "1TB"}, "it would go with queue='fat' (from"),
     ({"qos": "urgent", "nodes": 3, "ranks": 3}, "qos 'urgent' takes no more than 2 nodes"),
     ({"queue": "batch", "qos": "urgent", "walltime": "03:00:00"}, "qos 'urgent' takes no more than 02:00:00"),
+    (
+        {"constraint": "cpu", "gpus_per_rank": 1},
+        "constraint 'cpu' picks nodes (cpu) that have no room for one rank with 1 cores, 1 GPUs each; say another",
+    ),
+    (
+        {"constraint": "cpu", "queue": "gpu"},
+        "queue 'gpu' takes tasks for its nodes (gpu), and none of these has room for one rank with 1 cores each with"
+        " constraint 'cpu'; it would go with queue='debug' or queue='batch'",
+    ),
     ({"queue": "urgent"}, "'urgent' is no queue but a quality of service: say qos='urgent'"),
     ({"slurm": {"partition": "debug"}, "walltime": "1:00"}, "queue 'debug' takes no more than 00:30:00"),
     ({"slurm": {"qos": "urgent"}, "walltime": "3:00"}, "qos 'urgent' takes no more than 02:00:00"),
@@ -178,6 +189,17 @@ def test_a_reservation_of_pbs_is_a_queue_of_its_own() -> None:
     asked = {"queue": "debug", "walltime": "10:00:00", "reservation": "R123"}
     assert refusal(site(scheduler="pbs"), **asked) is None
     assert refusal(site(scheduler="slurm"), **asked) is not None
+
+
+def test_the_constraint_that_would_do_is_named() -> None:
+    nodes = {
+        "cpu": {"constraint": "cpu"},
+        "gpu": {"gpus": 4, "constraint": "gpu"},
+        "big": {"gpus": 8, "constraint": "big"},
+    }
+    error = refusal(site(nodes=nodes, queues={}), constraint="cpu", gpus_per_rank=2)
+    assert isinstance(error, TaskDescriptionError)
+    assert "say constraint='big' or constraint='gpu' (from /etc/big.yaml)" in str(error)
 
 
 def test_a_name_that_is_a_partition_too() -> None:
