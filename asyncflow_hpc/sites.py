@@ -55,7 +55,7 @@ def load_site(site: str | os.PathLike[str] | Site) -> Site:
         path = Path(site).expanduser()
         return _load(_Found(path, named=True), path.stem)
     if _local_name() == site:
-        return _load(_Found(Path(SITE_FILE)), site)
+        return _load(_local(), site)
     for found in _places(site):
         return _load(found, site)
     raise SiteError(f"no site is called {site!r}; {nearest(site, site_names())}")
@@ -71,7 +71,7 @@ def default_site() -> Site | None:
     if name:
         return load_site(name)
     local = _local_name()
-    return None if local is None else _load(_Found(Path(SITE_FILE)), local)
+    return None if local is None else _load(_local(), local)
 
 
 def site_names() -> list[str]:
@@ -156,18 +156,21 @@ def _package_directory() -> Path:
 
 def _local_name() -> str | None:
     """Return the name of the profile in the current directory: its own, else that of what it extends."""
-    path = Path(SITE_FILE)
-    if not os.path.lexists(path):
+    if not os.path.lexists(SITE_FILE):
         return None
-    values = _read(_Found(path))
+    values = _read(_local())
     names = (name for name in (values.get("name"), values.get("extends")) if isinstance(name, str))
-    return next((name for name in names if _NAME.fullmatch(name)), path.stem)
+    return next((name for name in names if _NAME.fullmatch(name)), Path(SITE_FILE).stem)
+
+
+def _local() -> _Found:
+    return _Found(Path(SITE_FILE).absolute())
 
 
 def _read(found: _Found) -> dict[str, Any]:
     path = found.path
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=_open) as file:
             if not found.ours:
                 _refuse_foreign(os.fstat(file.fileno()), found)
             values = yaml.load(file, _Loader)
@@ -181,6 +184,11 @@ def _read(found: _Found) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SiteError(f"site profile {path}: the file must hold keys and values, such as 'extends: slurm'")
     return values
+
+
+def _open(path: str, flags: int) -> int:
+    # A pipe would be waited for.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _refuse_foreign(status: os.stat_result, found: _Found) -> None:

@@ -133,6 +133,6 @@ def _in_site(description: TaskDescription, site: Site) -> TaskDescription:
     if site.environment.setup:
         changes["pre_exec"] = (*site.environment.setup, *description.pre_exec)
     # One process needs nothing to start it.
-    if site.launcher and description.launcher is None and (description.ranks > 1 or (description.nodes or 1) > 1):
+    if site.launcher and description.launcher is None and description.ranks > 1:
         changes["launcher"] = site.launcher
     return replace(description, **changes) if changes else description

@@ -174,6 +174,8 @@ class PsijExecutionBackend(SandboxBackend):
     def _take(self, task: Task) -> None:
         job = self.job_of(task)
         self.refuse_what_no_sandbox_holds(task, job.description)
+        # Not every engine has asked before.
+        self._rules.check(job.description)
         self._jobs[job.uid] = job
         self._all_ended.clear()
         if remote(job.plan):

@@ -135,7 +135,7 @@ def test_set_up_comes_before_the_tasks_own_lines(profile: Profile) -> None:
     [
         ({}, None),
         ({"ranks": 2}, "mpiexec --bind"),
-        ({"nodes": 2}, "mpiexec --bind"),
+        ({"nodes": 2}, None),
         ({"ranks": 2, "launcher": "srun"}, "srun"),
     ],
 )
@@ -171,6 +171,18 @@ def test_limits_are_held_with_the_defaults_filled_in(profile: Profile) -> None:
         check(backend, account="a", mem_per_rank="300GB")
     with pytest.raises(TaskDescriptionError, match="no long option of sbatch"):
         check(backend, account="a", slurm={"???": 1})
+
+
+async def test_limits_are_held_under_another_engine(profile: Profile, no_scheduler: None, tmp_path: Path) -> None:
+    """One that hands over tasks without asking first."""
+    task: Task = {"uid": "task.000001", "name": "t", "executable": "true", "arguments": []}
+    task["task_backend_specific_kwargs"] = {"account": "a", "walltime": "1:00"}
+    reported: list[str] = []
+    async with PsijExecutionBackend(site=profile()) as backend:
+        backend._work_dir = str(tmp_path / "session")
+        backend.register_callback(lambda task, state: reported.append(state))
+        await backend.submit_tasks([task])
+    assert reported == ["FAILED"] and "max_walltime" in str(task["exception"])
 
 
 def test_an_unknown_queue_is_told_once(profile: Profile, caplog: pytest.LogCaptureFixture) -> None:

@@ -350,6 +350,9 @@ def test_what_is_no_text_is_refused(write: Write) -> None:
         load_site(path)
     with pytest.raises(SiteError, match="Is a directory"):
         load_site(path.parent)
+    os.mkfifo(path.parent / "pipe.yaml", 0o600)
+    with pytest.raises(SiteError, match="is no file"):
+        load_site("pipe.yaml")
 
 
 @pytest.mark.parametrize(
