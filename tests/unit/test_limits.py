@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncflow_hpc.errors import TaskDescriptionError, UnsupportedTaskError
@@ -229,6 +229,7 @@ def test_the_default_queue_is_named_first() -> None:
     assert names[0] == "fat" and set(names) == {"debug", "batch", "gpu", "fat", "urgent"}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     asked=st.fixed_dictionaries(
         {},

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncflow_hpc import load_site, site_names
@@ -246,12 +246,13 @@ def test_what_cannot_be_extended(write: Write, base: str, message: str) -> None:
         load_site(write("x", f"extends: {base}"))
 
 
-VALUES = st.recursive(
-    st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2),
-    lambda inside: st.dictionaries(st.sampled_from("abcd"), inside, max_size=3),
-    max_leaves=8,
-)
+LEAVES = st.sampled_from([None, 0, 1, -3, "", "x", [], [1, 2]])
+INNER = st.dictionaries(st.sampled_from("abc"), LEAVES, max_size=2)
+VALUES = LEAVES | INNER | st.dictionaries(st.sampled_from("abc"), LEAVES | INNER, max_size=3)
 MAPPINGS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
+
+# A machine that others use, too.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def leaves(values: Any, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -263,6 +264,7 @@ def leaves(values: Any, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     return {at: values}
 
 
+@unhurried
 @given(below=MAPPINGS, above=MAPPINGS)
 def test_what_is_above_holds(below: dict[str, Any], above: dict[str, Any]) -> None:
     before = json.dumps([below, above])
@@ -364,6 +366,7 @@ def test_walltimes_mean_what_they_mean_in_a_task_description(write: Write, text:
     assert load_site(path).queues["a"].max_walltime == seconds
 
 
+@unhurried
 @given(st.dictionaries(st.sampled_from(["queues", "nodes", "defaults", "polling", "launcher", "extends"]), VALUES))
 def test_a_profile_of_any_content_is_loaded_or_refused(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "hostile.yaml"
