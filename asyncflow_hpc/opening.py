@@ -61,16 +61,18 @@ async def backends_for(backend: Any, dry_run: bool, site: Any = None) -> list[An
     """
     if dry_run and (backend is not None or site is not None):
         log.warning("dry_run makes a difference only where no backend is given: tasks will run on the given one")
-    profile = _site(site)
     if backend is None and dry_run and site is None:
         backend = "noop"
-    elif backend is None:
-        backend = os.environ.get(ENVIRONMENT) or (profile.scheduler if profile is not None else "local")
     wanted = list(backend) if isinstance(backend, (list, tuple)) else [backend]
     if not wanted:
         raise ConfigurationError("an engine needs a backend; the list of backends is empty")
-    if site is not None and not any(isinstance(item, str) for item in wanted):
+    profile = None
+    if backend is None or any(isinstance(item, str) for item in wanted):
+        profile = _site(site)
+    elif site is not None:
         raise ConfigurationError("site= is for backends that are given by name; give it to the backend itself")
+    if backend is None:
+        wanted = [os.environ.get(ENVIRONMENT) or (profile.scheduler if profile is not None else "local")]
     made = [_made(item, profile, site is not None) if isinstance(item, str) else item for item in wanted]
     for item in made:
         _check_backend(item)

@@ -302,6 +302,11 @@ async def test_the_site_of_the_current_directory(
     assert await opened("noop") == ("noop", None)
     assert await opened(dry_run=True) == ("noop", None)
     assert await opened(PsijExecutionBackend()) == ("slurm", None), "an object is taken as it is"
+    profile("queues: 3", "asyncflow")
+    assert await opened(PsijExecutionBackend()) == ("slurm", None), "and nobody looks at the file"
+    with pytest.raises(SiteError, match=r"asyncflow\.yaml: queues must hold keys and values"):
+        await opened("local")
+    profile(BIG, "asyncflow")
     monkeypatch.setenv("ASYNCFLOW_BACKEND", "local")
     assert await opened() == ("local", None)
     monkeypatch.setenv("ASYNCFLOW_BACKEND", "lsf")
