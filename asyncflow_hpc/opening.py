@@ -66,14 +66,16 @@ async def backends_for(backend: Any, dry_run: bool, site: Any = None) -> list[An
     wanted = list(backend) if isinstance(backend, (list, tuple)) else [backend]
     if not wanted:
         raise ConfigurationError("an engine needs a backend; the list of backends is empty")
-    profile = None
+    profile: Any = None
     if backend is None or any(isinstance(item, str) for item in wanted):
         profile = _site(site)
     elif site is not None:
         raise ConfigurationError("site= is for backends that are given by name; give it to the backend itself")
     if backend is None:
         wanted = [os.environ.get(ENVIRONMENT) or (profile.scheduler if profile is not None else "local")]
-    made = [_made(item, profile, site is not None) if isinstance(item, str) else item for item in wanted]
+    if site is not None and not any(isinstance(item, str) and takes_site(item, profile) for item in wanted):
+        raise _mismatch(next(item for item in wanted if isinstance(item, str)), profile)
+    made = [_made(item, profile) if isinstance(item, str) else item for item in wanted]
     for item in made:
         _check_backend(item)
     names = [item.name for item in made]
@@ -98,23 +100,23 @@ def _site(site: Any) -> Site | None:
     return default_site() if site is None else load_site(site)
 
 
-def _made(name: str, site: Site | None, sure: bool) -> Any:
-    """Make a backend by name, for a site that it can use.
-
-    Args:
-        sure: the site was asked for in the script, beside the backend.
-    """
+def _made(name: str, site: Site | None) -> Any:
+    """Make a backend by name, for the site if it can use it."""
     if site is None:
         return make_backend(name)
     if takes_site(name, site):
         return make_backend(name, site=site)
     # On a batch system, another one is a mistake; to run locally what is meant for a site is not.
-    if sure or (name in SCHEDULERS - {"local"} and site.scheduler != "local"):
-        raise ConfigurationError(
-            f"backend '{name}' cannot use site '{site.name}', which is for '{site.scheduler}' (from {site.file})"
-        )
+    if name in SCHEDULERS - {"local"} and site.scheduler != "local":
+        raise _mismatch(name, site)
     log.info("backend '%s' runs without the profile of site '%s', which is for '%s'", name, site.name, site.scheduler)
     return make_backend(name)
+
+
+def _mismatch(name: str, site: Site) -> ConfigurationError:
+    return ConfigurationError(
+        f"backend '{name}' cannot use site '{site.name}', which is for '{site.scheduler}' (from {site.file})"
+    )
 
 
 def _check_backend(item: Any) -> None:

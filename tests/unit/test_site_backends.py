@@ -325,6 +325,14 @@ async def test_the_site_of_the_environment(opened: Any, profile: Profile, monkey
         await opened()
 
 
+async def test_a_site_beside_several_backends(opened: Any, profile: Profile) -> None:
+    assert await opened(["slurm", "local"], site=profile()) == ("slurm", "big")
+    assert await opened(["noop", "slurm"], site=profile()) == ("noop", None)
+    for others in (["local", "noop"], ["slurm", "pbs"]):
+        with pytest.raises(ConfigurationError, match="cannot use site 'big', which is for 'slurm'"):
+            await opened(others, site=profile())
+
+
 @pytest.mark.parametrize("backend", ["local", "pbs", "noop"])
 async def test_a_site_that_the_backend_cannot_use(opened: Any, profile: Profile, backend: str) -> None:
     with pytest.raises(ConfigurationError, match=f"backend '{backend}' cannot use site 'big', which is for 'slurm'"):
