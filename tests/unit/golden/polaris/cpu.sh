@@ -1,0 +1,18 @@
+#!/bin/sh
+#PBS -N session.000001.task.000001
+#PBS -j oe
+#PBS -o /dev/null
+#PBS -S /bin/sh
+#PBS -r n
+#PBS -V
+#PBS -q debug
+#PBS -A proj1
+#PBS -l select=1:ncpus=4:mpiprocs=1:ompthreads=4
+#PBS -l place=free
+#PBS -l walltime=00:20:00
+#PBS -l filesystems=home:eagle
+exec >>'/scratch/me/my runs/session.000001/task.000001/.asyncflow/job.log' 2>&1
+exec /bin/sh '/scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh'
+
+# /scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh starts the task with:
+(exec 2>>"$asyncflow_err"; exec ./simulate 'in put.dat')

@@ -1,0 +1,16 @@
+#!/bin/sh
+#BSUB -J session.000001.task.000001
+#BSUB -Jd 'asyncflow_hpc simulate'
+#BSUB -o /dev/null
+#BSUB -e /dev/null
+#BSUB -rn
+#BSUB -n 1
+#BSUB -gpu num=1/task
+#BSUB -W 0:20
+#BSUB -q batch
+#BSUB -P proj1
+exec >>'/scratch/me/my runs/session.000001/task.000001/.asyncflow/job.log' 2>&1
+exec /bin/sh '/scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh'
+
+# /scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh starts the task with:
+(exec 2>>"$asyncflow_err"; exec ./simulate 'in put.dat')
