@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from . import engine, local, machine, report, staging
+from . import engine, local, machine, report, slurm, staging
 from .harness import run_suite
 
-SUITES = {"engine": engine.suite, "local": local.suite, "staging": staging.suite}
+SUITES = {"engine": engine.suite, "local": local.suite, "slurm": slurm.suite, "staging": staging.suite}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     suite = SUITES[options.suite](options.quick)
     started, progress = time.monotonic(), Progress()
     try:
-        results = run_suite(suite, repeat, progress.say)
+        with suite.surroundings():
+            results = run_suite(suite, repeat, progress.say)
     except KeyboardInterrupt:
         progress.clear()
         print("interrupted: what was running has been ended, its files removed", file=sys.stderr)

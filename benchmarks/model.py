@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,9 +109,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Suite:
+    """Experiments and the rows made of them; `surroundings` are there for as long as it runs."""
+
     name: str
     experiments: list[Experiment]
     rows: list[Row]
+    surroundings: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def evaluate(figure: Figure | None, results: Results, higher_is_better: bool) -> Value | None:
