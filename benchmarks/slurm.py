@@ -22,7 +22,9 @@ SECONDS = 600.0
 def suite(quick: bool) -> Suite:
     jobs, few, many = (100, 20, 200) if quick else (300, 100, 1_000)
     experiments = [_submission(jobs), _latency(few), _in_flight(few, many)]
-    return Suite("slurm", experiments, [*_submission_rows(jobs), *_latency_rows(few), *_cpu_rows(few, many)], on_cluster)
+    return Suite(
+        "slurm", experiments, [*_submission_rows(jobs), *_latency_rows(few), *_cpu_rows(few, many)], on_cluster
+    )
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def _submission_rows(n: int) -> list[Row]:
 
     share = Target("limit", ">=", 0.9, "90 % of bare sbatch")
     return [
-        Row(f"{n:,} held jobs submitted, {AT_ONCE} at once", "/s", figures("rate"), n, True, share),
+        Row(f"{n:,} jobs submitted, {AT_ONCE} at once", "/s", figures("rate"), n, True, share),
         Row("  driver's CPU per job", "us", figures("cpu_us"), n),
         Row("  CPU of sbatch per job", "us", figures("children_cpu_us"), n),
     ]
@@ -76,7 +78,10 @@ def _latency_rows(n: int) -> list[Row]:
     def figure(variant: str, metric: str) -> dict[str, Figure]:
         return {"ours": Figure("latency", (variant,), metric)}
 
-    at_once, polled = Target("value", "<", 0.5, "< 0.5 s"), Target("value", "<", POLL, f"< {POLL:g} s, the poll interval")
+    at_once, polled = (
+        Target("value", "<", 0.5, "< 0.5 s"),
+        Target("value", "<", POLL, f"< {POLL:g} s, the poll interval"),
+    )
     return [
         Row(f"{n:,} jobs: from a job's end to its future, median", "s", figure("ours", "median_s"), n, target=at_once),
         Row("  the slowest", "s", figure("ours", "slowest_s"), n),
@@ -102,6 +107,8 @@ def _cpu_rows(few: int, many: int) -> list[Row]:
     level = Target("value", "<=", 1.2, "<= 1.2 x")
     return [
         Row(f"{many:,} jobs, {few:,} in flight: driver's CPU per job", "us", {"ours": cpu("few")}, many, target=under),
-        Row(f"{many:,} jobs, {many:,} in flight: driver's CPU per job", "us", {"ours": cpu("many")}, many, target=under),
+        Row(
+            f"{many:,} jobs, {many:,} in flight: driver's CPU per job", "us", {"ours": cpu("many")}, many, target=under
+        ),
         Row(f"  driver's CPU at {many:,} over that at {few:,}", "x", growth, many, target=level),
     ]

@@ -21,7 +21,7 @@ from .model import Sample
 MEMORY = "16MB"
 SCRIPT = """\
 #!/bin/sh
-#SBATCH --job-name=bare --output=/dev/null --hold --ntasks=1 --cpus-per-task=1 --mem-per-cpu=16M --no-requeue
+#SBATCH --job-name=bare --output=/dev/null --begin=now+1hour --ntasks=1 --cpus-per-task=1 --mem-per-cpu=16M --no-requeue
 exec /bin/true
 """
 
@@ -37,16 +37,16 @@ async def slurm_engine(**arguments: Any) -> AsyncIterator[Any]:
 
 
 async def submission(n: int) -> Sample:
-    """n jobs of executable tasks, held, so that nothing but their submission uses the machine; cancelled afterwards."""
+    """n jobs of executable tasks that may not start yet, so that nothing but their submission uses the machine; cancelled afterwards."""
     async with slurm_engine() as flow:
 
         async def command() -> str:
             return "/bin/true"
 
-        held = flow.executable_task(command)
-        await held()
+        later = flow.executable_task(command)
+        await later()
         meter = Meter()
-        futures = [held(task_description={"slurm": {"hold": True}}) for _ in range(n)]
+        futures = [later(task_description={"slurm": {"begin": "now+1hour"}}) for _ in range(n)]
         while not all(future.task.get("native_id") for future in futures):
             await asyncio.sleep(0.01)
         sample = meter.sample(n)

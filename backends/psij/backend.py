@@ -34,7 +34,7 @@ from .placing import Placing
 from .scheduler import UNKNOWN, JobStatus, Report
 from .services import Services
 from .site import settings_for
-from .submitting import Pace, Submitting
+from .submitting import AHEAD, Pace, Submitting
 from .watching import QueueWatcher
 
 if TYPE_CHECKING:
@@ -123,12 +123,12 @@ class PsijExecutionBackend(SandboxBackend):
                     f"backend '{self.name}' needs the command {command}, which is not on PATH here: run the script on a"
                     " login node, or load the scheduler's module"
                 )
-        self.threads = ThreadPoolExecutor(self._pace.at_once + 4, thread_name_prefix="asyncflow-psij")
+        self.threads = ThreadPoolExecutor(self._pace.at_once + AHEAD + 4, thread_name_prefix="asyncflow-psij")
         await asyncio.get_running_loop().run_in_executor(self.threads, load_psij)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
         self._fetching = Fetching[BatchJob](self._fetched, self.threads)
-        self._placing = Placing(self, self._timeout)
+        self._placing = Placing(self, self._timeout, self._pace.at_once)
         self._ending = Ending(self)
         self._services = Services(self)
         self.queue = QueueWatcher(

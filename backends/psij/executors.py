@@ -7,6 +7,7 @@ scheduler. Here it submits; the completion record and our own watcher say what b
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,19 +36,27 @@ class _NoPolling:
         """Do nothing."""
 
 
+class _Submission(threading.local):
+    """What one thread submits."""
+
+    returncode = 0
+    directory: Path | None = None
+    script: Path | None = None
+
+
 class _Submitter(BatchSchedulerExecutor):
-    """Submits through PSI/J.
+    """Submits through PSI/J, in several threads at once.
 
     Attributes:
-        returncode: of the last command.
+        now: what the calling thread submits, and the exit code of its last command.
+        gate: lets so many commands run at the same time; the jobs of other threads are prepared meanwhile.
     """
 
     dialect: Dialect
     scheduler: Scheduler
     timeout: float
-    returncode = 0
-    _directory: Path
-    _script: Path | None = None
+    now: _Submission
+    gate: threading.Semaphore
 
     def _start_queue_poll_thread(self) -> Any:
         return _NoPolling()
@@ -63,7 +72,7 @@ class _Submitter(BatchSchedulerExecutor):
         """Return the command that submits a script."""
         path = submit_file_path.absolute()
         submission = self.dialect.submission(str(path))
-        self._directory, self._script = job.spec.directory, path if submission.by_stdin else None
+        self.now.directory, self.now.script = job.spec.directory, path if submission.by_stdin else None
         return submission.argv
 
     def job_id_from_submit_output(self, out: str) -> str:
@@ -72,9 +81,11 @@ class _Submitter(BatchSchedulerExecutor):
 
     def _run_command(self, cmd: list[str]) -> str:
         # The job may start in the directory in which it was submitted.
-        self.returncode, out, err = run_blocking(cmd, self.timeout, self._directory, self._script)
-        if self.returncode != 0:
-            raise subprocess.CalledProcessError(self.returncode, cmd, (err + out).decode(errors="replace"))
+        with self.gate:
+            code, out, err = run_blocking(cmd, self.timeout, self.now.directory, self.now.script)
+        self.now.returncode = code
+        if code != 0:
+            raise subprocess.CalledProcessError(code, cmd, (err + out).decode(errors="replace"))
         return out.decode(errors="replace")
 
 
@@ -102,14 +113,18 @@ _KINDS: dict[str, tuple[type[_Submitter], type[BatchSchedulerExecutorConfig]]] =
 }
 
 
-def submitter(scheduler: Scheduler, dialect: Dialect, work_directory: Path, timeout: float) -> _Submitter:
-    """Make an executor that submits one job.
+def submitter(
+    scheduler: Scheduler, dialect: Dialect, work_directory: Path, timeout: float, gate: threading.Semaphore
+) -> _Submitter:
+    """Make an executor that submits jobs.
 
     Args:
-        work_directory: for the script while it is submitted.
+        work_directory: for scripts while they are submitted.
         timeout: seconds that a command may take.
+        gate: lets so many commands run at the same time.
     """
     executor, config = _KINDS[dialect.name]
     made = executor(None, config(work_directory=work_directory))
     made.scheduler, made.dialect, made.timeout = scheduler, dialect, timeout
+    made.now, made.gate = _Submission(), gate
     return made

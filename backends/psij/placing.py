@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +36,16 @@ class Placing:
 
     Args:
         timeout: seconds that a command of the scheduler may take.
+        at_once: submit commands at the same time at most.
     """
 
-    def __init__(self, backend: PsijExecutionBackend, timeout: float) -> None:
+    def __init__(self, backend: PsijExecutionBackend, timeout: float, at_once: int = 1) -> None:
         self._backend = backend
         self._timeout = timeout
+        self._gate = threading.Semaphore(at_once)
         self._pickles = FunctionPickles()
+        # By session; making one takes PSI/J longer than all else that it does for a job.
+        self._submitters: dict[str, Any] = {}
 
     async def submit(self, job: BatchJob) -> None:
         """Submit a job.
@@ -102,25 +109,32 @@ class Placing:
         """Submit; in a thread."""
         import psij
 
-        from .executors import submitter
-
-        place = Path(self._backend.psij_directory(job.session))
-        dialect = self._backend.dialect
-        executor = submitter(self._backend.scheduler, dialect, place, self._timeout)
+        executor = self._submitter(job.session)
         psij_job = psij.Job(self._spec(job))
         try:
             executor.submit(psij_job)
         except CommandTimeoutError as error:
             raise TransientError(str(error), unclear=True) from error
         except psij.SubmitException as error:
-            raise self._failure(job, str(error), executor.returncode) from error
+            raise self._failure(job, str(error), executor.now.returncode) from error
         except (OSError, subprocess.SubprocessError) as error:
             raise SubmitError(f"{job.uid} '{job.task['name']}' cannot be submitted: {error}") from error
         finally:
-            (place / dialect.name / f"{psij_job.id}.job").unlink(missing_ok=True)
+            # Moved and not removed: ext4 takes long to make files where others were just removed.
+            with suppress(OSError):
+                os.replace(executor.work_directory / f"{psij_job.id}.job", f"{job.sandbox}/{BOOKKEEPING}/job.sh")
         if not psij_job.native_id:
             raise TransientError("the scheduler told no id", unclear=True)
         return str(psij_job.native_id)
+
+    def _submitter(self, session: str) -> Any:
+        from .executors import submitter
+
+        if session not in self._submitters:
+            place = self._backend.psij_directory(session)
+            made = submitter(self._backend.scheduler, self._backend.dialect, place, self._timeout, self._gate)
+            self._submitters.setdefault(session, made)
+        return self._submitters[session]
 
     def _failure(self, job: BatchJob, text: str, returncode: int) -> Exception:
         failure = self._backend.scheduler.submit_failure(text, returncode)

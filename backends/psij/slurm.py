@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from time import localtime, strftime
 
 from asyncflow_hpc.states import FailureCause, TaskState
@@ -24,6 +25,9 @@ __all__ = ["LARGEST_BATCH", "Slurm", "parse_submitted"]
 
 # A command line holds some ten thousand ids, but a command for many jobs takes long.
 LARGEST_BATCH = 500
+
+# Rows of one answer, of about 1 KB, that need not be understood again in the next.
+_REMEMBERED = 10_000
 
 # Between fields, and behind the last field of a row of squeue: no name of ours has such characters.
 _FIELD, _ROW = "\x1f", "\x1e"
@@ -188,17 +192,9 @@ def _report(output: bytes, errors: bytes, end: str, width: int, parse: Callable[
     jobs: list[JobStatus] = []
     problems: list[str] = []
     for chunk in chunks:
-        lead, fields = _fields(chunk, width)
-        problems += _foreign(lead)
-        if not _ID.fullmatch(fields[0]):
-            problems.append(f"a row without a job id: {fields[0][:80]!r}")
-        elif len(fields) != width:
-            problems.append(f"a row of {len(fields)} fields, not {width}")
-            jobs.append(JobStatus(fields[0]))
-        else:
-            status = parse(fields)
-            if slurm_states.meaning(status) is UNKNOWN:
-                problems.append(f"the state {status.state!r} is not known")
+        status, wrong = _row(chunk, width, parse)
+        problems += wrong
+        if status is not None:
             jobs.append(status)
     complete = not rest or _CLUSTER.fullmatch(rest) is not None
     if not complete:
@@ -208,6 +204,24 @@ def _report(output: bytes, errors: bytes, end: str, width: int, parse: Callable[
         complete = False
         problems.append(f"it says {said[:200]!r}")
     return Report(tuple(jobs), tuple(dict.fromkeys(problems)), complete)
+
+
+@lru_cache(_REMEMBERED)
+def _row(chunk: str, width: int, parse: Callable[[list[str]], JobStatus]) -> tuple[JobStatus | None, tuple[str, ...]]:
+    """Understand a row; returns its job, and what is wrong with it.
+
+    Most rows are the same the next time: the queue lists jobs for minutes after they have ended.
+    """
+    lead, fields = _fields(chunk, width)
+    problems = tuple(_foreign(lead))
+    if not _ID.fullmatch(fields[0]):
+        return None, (*problems, f"a row without a job id: {fields[0][:80]!r}")
+    if len(fields) != width:
+        return JobStatus(fields[0]), (*problems, f"a row of {len(fields)} fields, not {width}")
+    status = parse(fields)
+    if slurm_states.meaning(status) is UNKNOWN:
+        problems = (*problems, f"the state {status.state!r} is not known")
+    return status, problems
 
 
 def _fields(chunk: str, width: int) -> tuple[str, list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from asyncflow_hpc.states import FailureCause, TaskState
@@ -126,18 +127,25 @@ def meaning(status: JobStatus) -> Meaning:
     Returns:
         `UNKNOWN` itself if the word is not in the table, or cannot be told from another.
     """
-    words = [_word(part) for part in status.state.split(",")]
-    if not all(words):
-        return UNKNOWN
-    found = next((_FLAGS[flag] for flag in _FLAGS if flag in words), None)
-    if found is None:
-        bases = [word for word in words if word in _BASE]
-        found = _BASE[bases[0]] if len(bases) == 1 else UNKNOWN
+    found, words = _of_state(status.state)
     if found.cause is not FailureCause.EXIT_CODE:
         return found
     if "LAUNCH_FAILED" in words or "RECONFIG_FAIL" in words:
         return _failed(FailureCause.BOOTSTRAP)
     return _failed(_cause(status))
+
+
+@lru_cache(1000)
+def _of_state(state: str) -> tuple[Meaning, tuple[str, ...]]:
+    """Say what a state means, whatever else is known of the job, and of which words it consists."""
+    words = tuple(_word(part) for part in state.split(","))
+    if not all(words):
+        return UNKNOWN, words
+    found = next((_FLAGS[flag] for flag in _FLAGS if flag in words), None)
+    if found is None:
+        bases = [word for word in words if word in _BASE]
+        found = _BASE[bases[0]] if len(bases) == 1 else UNKNOWN
+    return found, words
 
 
 def _word(text: str) -> str:

@@ -15,9 +15,12 @@ from asyncflow_hpc.errors import SubmitError
 from .jobs import BatchJob, Phase
 from .scheduler import Transient
 
-__all__ = ["Pace", "Submitting", "TransientError"]
+__all__ = ["AHEAD", "Pace", "Submitting", "TransientError"]
 
 log = logging.getLogger(__name__)
+
+# Jobs that are made ready while the commands of others run.
+AHEAD = 2
 
 # Seconds after a first failure that may pass, and at most.
 _SOON, _LATE = 1.0, 60.0
@@ -99,7 +102,7 @@ class Submitting:
     def start(self) -> None:
         """Begin to submit."""
         loop = asyncio.get_running_loop()
-        self._workers = [loop.create_task(self._work()) for _ in range(self._pace.at_once)]
+        self._workers = [loop.create_task(self._work()) for _ in range(self._pace.at_once + AHEAD)]
 
     def add(self, job: BatchJob) -> None:
         """Let a job wait for its submission."""
