@@ -27,7 +27,7 @@ from ..staging.fetching import Fetching
 from ..staging.plan import make_plan
 from .commands import Answer, run_command
 from .ending import Ending
-from .jobs import BatchJob, Phase
+from .jobs import BatchJob, Phase, said_of
 from .kinds import kind_of
 from .loading import load_psij
 from .placing import Placing
@@ -230,11 +230,11 @@ class PsijExecutionBackend(SandboxBackend):
     def _take_queue(self, report: Report, asked: float) -> bool:
         """Take what the queue says of all jobs; returns whether anything has changed."""
         changed = False
-        found = {status.native_id: status for status in report}
         for job in list(self._jobs.values()):
             if job.native_id is None or job.submitted >= asked or job.phase not in (Phase.QUEUED, Phase.RUNNING):
                 continue
-            status = found.get(job.native_id)
+            status = said_of(job, report, self.scheduler)
+            job.anothers = status is None and job.native_id in report.by_id
             if status is None and not report.complete:
                 continue
             if status is None:
@@ -260,6 +260,9 @@ class PsijExecutionBackend(SandboxBackend):
             self._ending.look_at(job)
         elif meaning.state is TaskState.RUNNING:
             self.running(job)
+            if meaning.paused:
+                # How long it has run before that is for the scheduler to count.
+                job.started = asyncio.get_running_loop().time()
             self._ending.enforce_walltime(job)
         elif job.phase is Phase.RUNNING:
             job.phase, job.started = Phase.QUEUED, None
@@ -370,7 +373,8 @@ class PsijExecutionBackend(SandboxBackend):
         """Ask the scheduler to end all jobs, without waiting."""
         self._closed = True
         if self._started:
-            self._ending.abandon([job.native_id for job in self._jobs.values() if job.native_id is not None])
+            jobs = [job for job in self._jobs.values() if not job.anothers]
+            self._ending.abandon([job.native_id for job in jobs if job.native_id is not None])
 
     async def command(self, argv: Sequence[str]) -> Answer:
         """Run a command of the scheduler, with the time limit of all of them."""

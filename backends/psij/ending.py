@@ -20,7 +20,7 @@ from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
 from .commands import CommandTimeoutError, clean_environment
-from .jobs import BatchJob, recorded, verdict_of
+from .jobs import BatchJob, is_of, recorded, said_of, verdict_of
 from .scheduler import JobStatus, Meaning, Report, Settlement
 
 if TYPE_CHECKING:
@@ -63,9 +63,10 @@ class Ending:
         try:
             record = await self._record(job, self._backend.patience if sure else 0.0)
             meaning, settlement = await self._asked_scheduler(job, record)
-            if record is None and meaning is not None and meaning.final and meaning is not _LOST:
-                # It has ended, so a record may be on its way through the file system.
-                record = await self._record(job, self._backend.patience)
+            if record is None and meaning is not None and meaning.final:
+                # It has ended since it was looked for, or is on its way through the file system.
+                over = meaning is _LOST or job.never_ran
+                record = await self._record(job, 0.0 if over else self._backend.patience)
             verdict = verdict_of(job, record, meaning, settlement, said(job.sandbox))
             if verdict is not None and (record is not None or not await self._belongs_to_another(job)):
                 await self._conclude(job, record, verdict)
@@ -86,11 +87,12 @@ class Ending:
         if report is None:
             return True
         # A task may have written anything there.
-        if not any(status.native_id == first and status.name == job.name for status in report):
+        if not any(status.name == job.name and is_of(status, job) for status in report.by_id.get(first, ())):
             return False
         log.warning("%s was submitted twice: job %s runs it, and not job %s", job.uid, first, job.native_id)
         job.native_id = job.task["native_id"] = first
         job.status = job.unseen_since = None
+        job.anothers = False
         return True
 
     async def _record(self, job: BatchJob, patience: float) -> Record | None:
@@ -113,10 +115,10 @@ class Ending:
         report = await self._backend.queue.report()
         if report is None:
             return _UNKNOWN, None
-        for status in report:
-            if status.native_id == job.native_id:
-                job.status = status
-                return await self._settled(job, status)
+        status = said_of(job, report, scheduler)
+        if status is not None:
+            job.status = status
+            return await self._settled(job, status)
         accounted = await self._accounted(job)
         if accounted is not None:
             job.status = accounted
@@ -141,12 +143,17 @@ class Ending:
         if job.asked is FailureCause.CANCELLED:
             return _CANCELLED
         now = self._loop.time()
-        return _LOST if now - (job.unseen_since or now) >= self._backend.grace else _UNKNOWN
+        if now - (job.unseen_since or now) < self._backend.grace:
+            return _UNKNOWN
+        # Should the queue have told a lie, it does not go on beside whatever is done instead.
+        self.cancel(job)
+        return _LOST
 
     async def _accounted(self, job: BatchJob) -> JobStatus | None:
         if self._no_accounting or job.native_id is None:
             return None
-        return await asyncio.shield(self._accounting.add(job.native_id))
+        accounted = await asyncio.shield(self._accounting.add(job.native_id))
+        return accounted if accounted is not None and is_of(accounted, job) else None
 
     async def _ask_accounting(self, ids: Sequence[str]) -> Mapping[str, JobStatus]:
         scheduler = self._backend.scheduler
@@ -201,7 +208,7 @@ class Ending:
     def cancel(self, job: BatchJob) -> None:
         """Ask the scheduler to end a job, if it was not asked lately."""
         now = self._loop.time()
-        if job.native_id is not None and now - self._cancelled.get(job.uid, -_AGAIN) >= _AGAIN:
+        if job.native_id is not None and not job.anothers and now - self._cancelled.get(job.uid, -_AGAIN) >= _AGAIN:
             self._cancelled[job.uid] = now
             self._cancelling.add(job.native_id)
 

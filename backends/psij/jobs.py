@@ -12,9 +12,9 @@ from asyncflow_hpc.task import Task, TaskDescription
 from ..evidence import Record, read_record, record_path
 from ..staging import Plan
 from ..verdict import Verdict, verdict_on
-from .scheduler import JobStatus, Meaning, Settlement
+from .scheduler import UNKNOWN, JobStatus, Meaning, Report, Scheduler, Settlement
 
-__all__ = ["BatchJob", "Phase", "recorded", "verdict_of"]
+__all__ = ["BatchJob", "Phase", "is_of", "recorded", "said_of", "verdict_of"]
 
 
 class Phase(Enum):
@@ -38,6 +38,7 @@ class BatchJob:
         asked: why we asked the scheduler to end it, if we did.
         status: what the queue said last.
         unseen_since: when the queue first did not list it, by the loop's clock.
+        anothers: its id now belongs to another job, as after a loss of the scheduler's state.
         warned: the pending reasons that the log has told.
     """
 
@@ -57,12 +58,31 @@ class BatchJob:
     unseen_since: float | None = None
     placed: bool = False
     settling: bool = False
+    anothers: bool = False
     warned: set[str] = field(default_factory=set)
 
     @property
     def uid(self) -> str:
         """The task's uid."""
         return self.task["uid"]
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether nothing says that it has ever run, so that no record need be waited for."""
+        return self.started is None and self.status is not None and self.status.nodes is None
+
+
+def is_of(status: JobStatus, job: BatchJob) -> bool:
+    """Tell whether a scheduler means a job by an id or a name; both may belong to a job of another session, too."""
+    return status.directory in ("", job.sandbox)
+
+
+def said_of(job: BatchJob, report: Report, scheduler: Scheduler) -> JobStatus | None:
+    """Take what a report says of a job; None where it does not list it."""
+    found = [status for status in report.by_id.get(job.native_id or "", ()) if is_of(status, job)]
+    # Of a job that went to another cluster of a federation, its first one has a row that says nothing.
+    telling = [status for status in found if scheduler.meaning(status) is not UNKNOWN]
+    return next(iter(telling or found), None)
 
 
 def recorded(job: BatchJob) -> Record | None:

@@ -20,7 +20,7 @@ from ..pickling import FunctionPickles
 from ..run_script import RunScript, script_path, write_script
 from ..sandbox import make_sandbox
 from .commands import CommandTimeoutError
-from .jobs import BatchJob, recorded
+from .jobs import BatchJob, is_of, recorded
 from .scheduler import Transient
 from .submitting import TransientError
 from .translation import batch_script, job_spec
@@ -151,7 +151,7 @@ class Placing:
         """
         report = await self._backend.queue.report()
         for status in report or ():
-            if status.name == job.name:
+            if status.name == job.name and is_of(status, job):
                 job.native_id = status.native_id
                 return True
         if report is None or not report.complete:

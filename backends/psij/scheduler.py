@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from asyncflow_hpc.states import FailureCause, TaskState
@@ -40,6 +40,7 @@ class JobStatus:
         restarts: how often it was put back into the queue, None where that is not told.
         nodes: on which it runs or ran, as the scheduler writes a list of nodes; None if it never ran.
         submitted, started, ended: seconds since the epoch by the scheduler's clock, None for what has not happened.
+        directory: in which its script starts, as the submit command was told it; "" where that is not told.
     """
 
     native_id: str
@@ -53,6 +54,7 @@ class JobStatus:
     submitted: float | None = None
     started: float | None = None
     ended: float | None = None
+    directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,13 @@ class Meaning:
         state: the task's; DONE is no more than a hint, which `Scheduler.settle` may confirm.
         cause: why it failed or was cancelled, else None.
         final: nothing follows.
+        paused: it does not run now, and its walltime stands still.
     """
 
     state: TaskState
     cause: FailureCause | None = None
     final: bool = False
+    paused: bool = False
 
 
 # Of words that say nothing: no task goes back to PENDING, so nothing changes.
@@ -82,11 +86,19 @@ class Report:
         jobs: in the order in which they came.
         problems: what could not be understood, as clauses that do not change from one poll to the next.
         complete: it did not break off, so that a job that is not in it is not listed.
+        by_id: the same jobs; an id has several where clusters or a scheduler that lost its state share it.
     """
 
     jobs: tuple[JobStatus, ...] = ()
     problems: tuple[str, ...] = ()
     complete: bool = True
+    by_id: Mapping[str, list[JobStatus]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found: dict[str, list[JobStatus]] = {}
+        for status in self.jobs:
+            found.setdefault(status.native_id, []).append(status)
+        object.__setattr__(self, "by_id", found)
 
     def __iter__(self) -> Iterator[JobStatus]:
         return iter(self.jobs)

@@ -36,9 +36,12 @@ _FIELD, _ROW = "\x1f", "\x1e"
 # may hold anything.
 _QUEUE_FIELDS = (
     *("JobArrayID", "State", "Reason", "exit_code", "RestartCnt", "SubmitTime", "StartTime", "EndTime", "NodeList"),
-    "Name",
+    *("WorkDir", "Name"),
 )
-_ACCOUNTING_FIELDS = ("JobID", "State", "Reason", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName")
+_ACCOUNTING_FIELDS = (
+    *("JobID", "State", "Reason", "ExitCode", "Submit", "Start", "End", "NodeList"),
+    *("WorkDir", "JobName"),
+)
 
 # What a user may have set for his own eyes would hide jobs, or list them twice.
 _HIDING = (
@@ -238,23 +241,25 @@ def _foreign(lead: str) -> Iterator[str]:
 
 
 def _queued(fields: list[str]) -> JobStatus:
-    number, state, reason, code, restarts, submitted, started, ended, nodes, name = fields
-    return _status((number, name, state, reason), _waited(code), restarts, nodes, (submitted, started, ended))
+    number, state, reason, code, restarts, submitted, started, ended, nodes, directory, name = fields
+    return _status(
+        (number, name, directory, state, reason), _waited(code), restarts, nodes, (submitted, started, ended)
+    )
 
 
 def _accounted(fields: list[str]) -> JobStatus:
-    number, state, reason, code, submitted, started, ended, nodes, name = fields
-    return _status((number, name, state, reason), _pair(code), "", nodes, (submitted, started, ended))
+    number, state, reason, code, submitted, started, ended, nodes, directory, name = fields
+    return _status((number, name, directory, state, reason), _pair(code), "", nodes, (submitted, started, ended))
 
 
 def _status(
-    words: tuple[str, str, str, str],
+    words: tuple[str, str, str, str, str],
     codes: tuple[int | None, int | None],
     restarts: str,
     nodes: str,
     times: tuple[str, str, str],
 ) -> JobStatus:
-    number, name, state, reason = words
+    number, name, directory, state, reason = words
     reason = "" if reason.strip() in _NOBODY else reason.strip()
     known = slurm_states.meaning(JobStatus(number, state=state))
     # Of jobs that wait and run, times to come are told as well, and nodes of an earlier run.
@@ -268,6 +273,7 @@ def _status(
     return JobStatus(
         native_id=number,
         name=name,
+        directory=directory,
         state=state.strip(),
         reason=reason,
         exit_code=code,

@@ -21,6 +21,7 @@ __all__ = ["CODES", "LAUNCH_SIGNAL", "STATES", "UNRUNNABLE", "meaning", "obstacl
 
 _QUEUED = Meaning(TaskState.SUBMITTED)
 _RUNNING = Meaning(TaskState.RUNNING)
+_PAUSED = Meaning(TaskState.RUNNING, paused=True)
 
 
 def _failed(cause: FailureCause) -> Meaning:
@@ -39,7 +40,7 @@ _BASE = {
     "PENDING": _QUEUED,
     "PREEMPTED": _failed(FailureCause.PREEMPTED),
     "RUNNING": _RUNNING,
-    "SUSPENDED": _RUNNING,
+    "SUSPENDED": _PAUSED,
     "TIMEOUT": _failed(FailureCause.WALLTIME),
 }
 
@@ -57,7 +58,7 @@ _FLAGS = {
     "COMPLETING": _RUNNING,
     "STAGE_OUT": _RUNNING,
     "RESIZING": _RUNNING,
-    "STOPPED": _RUNNING,
+    "STOPPED": _PAUSED,
     "SIGNALING": _RUNNING,
 }
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncflow_hpc.backends.evidence import STAGES, Record
-from asyncflow_hpc.backends.psij.jobs import BatchJob, verdict_of
-from asyncflow_hpc.backends.psij.scheduler import JobStatus, Meaning, Settlement
+from asyncflow_hpc.backends.psij.jobs import BatchJob, said_of, verdict_of
+from asyncflow_hpc.backends.psij.scheduler import JobStatus, Meaning, Report, Settlement
 from asyncflow_hpc.backends.psij.slurm import Slurm
 from asyncflow_hpc.backends.psij.slurm_states import STATES
 from asyncflow_hpc.backends.staging import Plan
@@ -108,3 +108,28 @@ def test_accounting_may_show_that_it_ended_well() -> None:
     assert isinstance(settlement, Settlement)
     verdict = verdict_of(job(), None, SLURM.meaning(status), settlement, "")
     assert verdict is not None and verdict.state is TaskState.DONE
+
+
+OURS = JobStatus("1", "s.n", "RUNNING", directory="/s/n")
+ANOTHERS = JobStatus("1", "s.n", "COMPLETED", directory="/elsewhere/s/n")
+MOVED = JobStatus("1", "s.n", "REVOKED", directory="/s/n")
+UNTOLD = JobStatus("1", "s.n", "PENDING")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ((OURS,), OURS),
+        ((UNTOLD,), UNTOLD),
+        ((ANOTHERS,), None),
+        ((ANOTHERS, OURS), OURS),
+        ((OURS, ANOTHERS), OURS),
+        ((OURS, MOVED), OURS),
+        ((MOVED, OURS), OURS),
+        ((MOVED,), MOVED),
+        ((JobStatus("2", "s.n", "RUNNING", directory="/s/n"),), None),
+        ((), None),
+    ],
+)
+def test_what_a_report_says_of_a_job(rows: tuple[JobStatus, ...], expected: JobStatus | None) -> None:
+    assert said_of(job(), Report(rows), SLURM) == expected

@@ -16,13 +16,22 @@ from asyncflow_hpc.states import FailureCause, TaskState
 
 RECORDED = Path(__file__).parent / "recorded" / "slurm"
 FIELD, ROW = b"\x1f", b"\x1e\n"
+WITH_DIRECTORIES = ("queue-directories", "accounting-directories")
 
 slurm: Scheduler = Slurm("0")
 
 
 def recorded(name: str) -> Report:
     data = (RECORDED / f"{name}.stdout").read_bytes()
-    return slurm.parse_queue(data) if name.startswith("queue") else slurm.parse_accounting(data)
+    if name.startswith("queue"):
+        return slurm.parse_queue(data if name in WITH_DIRECTORIES else without_directories(data, ROW, 9))
+    return slurm.parse_accounting(data if name in WITH_DIRECTORIES else without_directories(data, FIELD + b"\n", 8))
+
+
+def without_directories(data: bytes, end: bytes, before: int) -> bytes:
+    """Put an empty directory into each row of an answer that is older than that field."""
+    rows = [row.split(FIELD, before) for row in data.split(end)[:-1]]
+    return b"".join(FIELD.join([*fields[:before], b"", *fields[before:]]) + end for fields in rows)
 
 
 def answers(name: str) -> dict[str, Any]:
@@ -164,6 +173,14 @@ def test_hostile_names_come_through() -> None:
     assert any(name.endswith("x" * 300 + ".task.000004") for name in names)
 
 
+@pytest.mark.parametrize("name", WITH_DIRECTORIES)
+def test_the_directory_of_a_job_comes_through_as_it_was_given(name: str) -> None:
+    assert [job.directory for job in recorded(name)] == [
+        "/tmp/slurmrec/a place with spaces, 'quotes' and ü", "/tmp/slurmrec/plain", "/tmp/slurmrec/../slurmrec/plain",
+        "/tmp/slurmrec/new\nline", "/tmp/slurmrec/not there",
+    ]  # fmt: skip
+
+
 def test_the_limits_of_an_association() -> None:
     reasons = {job.reason for name in ("queue-limits-1", "queue-limits-2") for job in recorded(name)}
     assert {"AssocMaxJobsLimit", "AssocGrpCpuLimit"} <= reasons
@@ -205,7 +222,7 @@ def row(*fields: bytes) -> bytes:
     return FIELD.join(fields) + ROW
 
 
-GOOD = row(b"7", b"RUNNING", b"None", b"0", b"0", b"1", b"2", b"3", b"n1", b"wf.task.000001")
+GOOD = row(b"7", b"RUNNING", b"None", b"0", b"0", b"1", b"2", b"3", b"n1", b"/s/w", b"wf.task.000001")
 
 
 @pytest.mark.parametrize(("output", "ids", "complete", "problem"), [
@@ -217,8 +234,8 @@ GOOD = row(b"7", b"RUNNING", b"None", b"0", b"0", b"1", b"2", b"3", b"n1", b"wf.
     (GOOD + b"8\x1fRUNN", ["7"], False, "it broke off"),
     (b"\n\n\n", [], False, "it broke off"),
     (b"\n", [], False, "it broke off"),
-    (row(b"8", b"RUNNING") + GOOD, ["8", "7"], True, "a row of 2 fields, not 10"),
-    (row(b"8"), ["8"], True, "a row of 1 fields, not 10"),
+    (row(b"8", b"RUNNING") + GOOD, ["8", "7"], True, "a row of 2 fields, not 11"),
+    (row(b"8"), ["8"], True, "a row of 1 fields, not 11"),
     (row(b"abc", b"RUNNING") + GOOD, ["7"], True, "a row without a job id: 'abc'"),
     (GOOD.replace(b"RUNNING", b"NOVEL"), ["7"], True, "the state 'NOVEL' is not known"),
     (GOOD.replace(b"RUNNING", b""), ["7"], True, "the state '' is not known"),
@@ -263,7 +280,7 @@ def test_only_a_site_without_records_has_none() -> None:
     (b"-1", (None, None)), (b"N/A", (None, None)), (b"\xd9\xa3", (None, None)),
 ])  # fmt: skip
 def test_the_codes_of_old_and_new_releases(code: bytes, expected: tuple[int | None, int | None]) -> None:
-    (job,) = slurm.parse_queue(row(b"7", b"FAILED", b"None", code, b"0", b"1", b"2", b"3", b"n1", b"wf"))
+    (job,) = slurm.parse_queue(row(b"7", b"FAILED", b"None", code, b"0", b"1", b"2", b"3", b"n1", b"/s/w", b"wf"))
     assert (job.exit_code, job.signal) == expected
 
 
@@ -293,7 +310,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\
 
 @given(st.lists(NAMES))
 def test_names_of_the_queue_come_through(names: list[str]) -> None:
-    fields = [b"RUNNING", b"ReqNodeNotAvail, May be reserved for other job", b"0", b"0", b"1", b"2", b"3", b"n1"]
+    fields = [b"RUNNING", b"ReqNodeNotAvail, May be reserved for other job", b"0", b"0", b"1", b"2", b"3", b"n1", b"/s"]
     output = b"".join(row(b"%d" % number, *fields, name.encode()) for number, name in enumerate(names))
     report = slurm.parse_queue(output)
     assert report.complete and not report.problems
@@ -302,7 +319,7 @@ def test_names_of_the_queue_come_through(names: list[str]) -> None:
 
 @given(st.lists(NAMES.filter(lambda name: "\x1f" not in name and not name.startswith("\n"))))
 def test_names_of_the_records_come_through(names: list[str]) -> None:
-    fields = [b"COMPLETED", b"None", b"0:0", b"1", b"2", b"3", b"n1"]
+    fields = [b"COMPLETED", b"None", b"0:0", b"1", b"2", b"3", b"n1", b"/s"]
     rows = [FIELD.join([b"%d" % number, *fields, name.encode(), b"\n"]) for number, name in enumerate(names)]
     report = slurm.parse_accounting(b"".join(rows))
     assert report.complete and not report.problems
