@@ -37,7 +37,7 @@ async def slurm_engine(**arguments: Any) -> AsyncIterator[Any]:
 
 
 async def submission(n: int) -> Sample:
-    """n jobs of executable tasks that may not start yet, so that nothing but their submission uses the machine; cancelled afterwards."""
+    """n jobs that may not start yet, so that nothing but their submission uses the machine; cancelled afterwards."""
     async with slurm_engine() as flow:
 
         async def command() -> str:
@@ -47,7 +47,7 @@ async def submission(n: int) -> Sample:
         await later()
         meter = Meter()
         futures = [later(task_description={"slurm": {"begin": "now+1hour"}}) for _ in range(n)]
-        while not all(future.task.get("native_id") for future in futures):
+        while not all(future.task.get("native_id") for future in futures):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         sample = meter.sample(n)
         for future in futures:

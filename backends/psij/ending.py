@@ -171,11 +171,7 @@ class Ending:
         task = job.task
         if record is not None:
             self._backend.running(job)
-        for key, ending in (("stdout", "out"), ("stderr", "err")):
-            try:
-                task[key] = await self._in_thread(read_large, f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
-            except OSError:
-                task[key] = ""  # type: ignore[literal-required]
+        unread = await self._take_output(job, record)
         if record is not None:
             task["started"], task["ended"] = record.start, record.end
             if record.max_rss is not None:
@@ -187,14 +183,30 @@ class Ending:
             if names:
                 text = missing_text(names, job.description.cwd or job.sandbox)
                 verdict = Verdict(TaskState.FAILED, FailureCause.MISSING_OUTPUT, 0, text=text)
+        if unread and verdict.state is TaskState.DONE:
+            verdict = Verdict(TaskState.FAILED, FailureCause.BACKEND, 0, text=f"its output cannot be read: {unread}")
         state, cause = take_verdict(task, verdict, job.sandbox)
         if task.get("is_service") and state is TaskState.DONE and not self._backend.was_ready(job):
             state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
             task["exception"] = "the service ended before it was ready"
         task["cause"] = cause
-        self._cancelled.pop(job.uid, None)
+        self._forget_requests([job.native_id] if job.native_id is not None else [])
         self._backend.forget_marker(job)
         self._backend.ended(job, state)
+
+    async def _take_output(self, job: BatchJob, record: Record | None) -> str:
+        """Take what a task has printed; returns why its result is not there, if that is so."""
+        unread = ""
+        for key, ending in (("stdout", "out"), ("stderr", "err")):
+            try:
+                job.task[key] = await self._in_thread(read_large, f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
+            except OSError as error:
+                job.task[key] = ""  # type: ignore[literal-required]
+                # A task may remove its own files.
+                if record is None or not isinstance(error, FileNotFoundError):
+                    unread = str(error)
+        # What a function prints is not its result.
+        return unread if job.task.get("function") is None else ""
 
     def enforce_walltime(self, job: BatchJob) -> None:
         """End a job that has run longer than it may: the scheduler counts in minutes."""
@@ -208,9 +220,10 @@ class Ending:
     def cancel(self, job: BatchJob) -> None:
         """Ask the scheduler to end a job, if it was not asked lately."""
         now = self._loop.time()
-        if job.native_id is not None and not job.anothers and now - self._cancelled.get(job.uid, -_AGAIN) >= _AGAIN:
-            self._cancelled[job.uid] = now
-            self._cancelling.add(job.native_id)
+        if job.native_id is None or job.anothers or now - self._cancelled.get(job.native_id, -_AGAIN) < _AGAIN:
+            return
+        self._cancelled[job.native_id] = now
+        self._cancelling.add(job.native_id)
 
     async def _cancel(self, ids: Sequence[str]) -> Mapping[str, None]:
         for argv in self._backend.scheduler.cancel_commands(ids):
@@ -218,12 +231,19 @@ class Ending:
                 code, out, err = await self._backend.command(argv)
             except (OSError, CommandTimeoutError) as error:
                 log.warning("jobs cannot be cancelled now: %s", error)
+                self._forget_requests(ids)
                 continue
             failure = self._backend.scheduler.cancel_failure((err + out).decode(errors="replace"), code)
             if failure is not None:
                 log.warning("jobs cannot be cancelled now: %s", failure)
+                self._forget_requests(ids)
         self._backend.queue.expect_change()
         return {}
+
+    def _forget_requests(self, ids: Sequence[str]) -> None:
+        """Let jobs be cancelled again as soon as the queue lists them."""
+        for native_id in ids:
+            self._cancelled.pop(native_id, None)
 
     def abandon(self, ids: Sequence[str]) -> None:
         """Ask the scheduler to end jobs, and do not wait for its answer."""

@@ -9,13 +9,40 @@ import pytest
 
 from asyncflow_hpc import WorkflowEngine
 
-from .on_slurm import Gate, Wrappers, backend, cluster
+from .on_slurm import CLUSTER_WITH_ACCOUNTING, Gate, Wrappers, backend, cluster, directory
+
+
+@pytest.fixture(params=["without accounting", "with accounting"])
+def accounting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the cluster on which a test runs keeps accounting records: first not, then yes."""
+    wanted = request.param == "with accounting"
+    if wanted:
+        if not CLUSTER_WITH_ACCOUNTING:
+            pytest.skip("no Slurm with accounting here; scripts/test starts one as root")
+        monkeypatch.setenv("SLURM_CONF", f"{CLUSTER_WITH_ACCOUNTING}/etc/slurm.conf")
+    return wanted
 
 
 @pytest.fixture
 def controller() -> Iterator[None]:
     """A controller that is there again at the end."""
     yield
+    cluster("start-controller")
+
+
+@pytest.fixture
+def forgetful(controller: None) -> Iterator[None]:
+    """A controller that forgets jobs some seconds after they have ended."""
+    conf = directory() / "etc" / "slurm.conf"
+    before = conf.read_text()
+    _restart_with(conf, before.replace("MinJobAge=300", "MinJobAge=2"))
+    yield
+    _restart_with(conf, before)
+
+
+def _restart_with(conf: Path, text: str) -> None:
+    cluster("stop-controller")
+    conf.write_text(text)
     cluster("start-controller")
 
 

@@ -19,6 +19,10 @@ from asyncflow_hpc.backends.psij import PsijExecutionBackend
 from tests.conftest import until
 
 CLUSTER = os.environ.get("ASYNCFLOW_TEST_SLURM", "")
+CLUSTER_WITH_ACCOUNTING = os.environ.get("ASYNCFLOW_TEST_SLURM_ACCOUNTING", "")
+
+# Such a test runs twice: on a cluster without accounting, and on one with it.
+either_way = pytest.mark.usefixtures("accounting")
 
 on_slurm = [
     pytest.mark.skipif(not CLUSTER, reason="no Slurm here; scripts/test starts one as root"),
@@ -28,10 +32,16 @@ on_slurm = [
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 
 
+def directory() -> Path:
+    """Where the cluster lives on which the test runs."""
+    return Path(os.environ["SLURM_CONF"]).parent.parent
+
+
 def cluster(*command: str) -> None:
     """Do something to the cluster."""
     script = Path(__file__).resolve().parents[2] / "scripts" / "slurm-cluster"
-    subprocess.run([sys.executable, str(script), *command, "--dir", CLUSTER], check=True, capture_output=True)
+    argv = [sys.executable, str(script), *command, "--dir", str(directory())]
+    subprocess.run(argv, check=True, capture_output=True)
 
 
 def scontrol(*words: str) -> str:
@@ -40,7 +50,18 @@ def scontrol(*words: str) -> str:
 
 
 def has_accounting() -> bool:
-    return "AccountingStorageType=accounting_storage/slurmdbd" in Path(CLUSTER, "etc/slurm.conf").read_text()
+    return "AccountingStorageType=accounting_storage/slurmdbd" in (directory() / "etc/slurm.conf").read_text()
+
+
+def is_known(job: str) -> bool:
+    """Tell whether the controller still knows a job."""
+    return subprocess.run(["scontrol", "show", "job", job], check=False, capture_output=True).returncode == 0
+
+
+def told(job: str, field: str) -> str:
+    """What squeue says of a job."""
+    argv = ["squeue", "--states=all", "--noheader", f"--jobs={job}", f"--Format={field}:"]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def backend(**more: Any) -> PsijExecutionBackend:
@@ -86,7 +107,7 @@ class Gate:
 
 
 class Wrappers:
-    """Slurm's commands, counted, and made to hang where a test says so: executables in front of them on PATH."""
+    """Slurm's commands, counted, and made to hang or to lie where a test says so: executables before them on PATH."""
 
     def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._place = place
@@ -99,6 +120,8 @@ class Wrappers:
                 "#!/bin/sh\n"
                 f"D={shlex.quote(str(place))} R={shlex.quote(real)}\n"
                 f'echo {name} "$(date +%s.%N)" >>"$D/log"\n'
+                f'[ ! -e "$D/{name}.says-nothing" ] || exit 0\n'
+                f'[ ! -e "$D/{name}.breaks-off" ] || {{ "$R" "$@" | head -c 100; exit 0; }}\n'
                 f'[ ! -e "$D/{name}.hangs" ] || exec sleep 1000\n'
                 f'[ ! -e "$D/{name}.hangs-after" ] || {{ "$R" "$@" >/dev/null; exec sleep 1000; }}\n'
                 'exec "$R" "$@"\n'
@@ -110,10 +133,19 @@ class Wrappers:
         """Let a command hang from now on: before it does anything, or after it has done it."""
         (self._place / f"{name}.hangs{'-after' if after else ''}").touch()
 
+    def lie(self, name: str, how: str) -> None:
+        """Let a command end with 0 from now on, though it "says-nothing" or "breaks-off"."""
+        (self._place / f"{name}.{how}").touch()
+
     def release(self, name: str) -> None:
         """Let a command answer again when it is called the next time."""
-        for path in self._place.glob(f"{name}.hangs*"):
+        for path in self._place.glob(f"{name}.*"):
             path.unlink()
+
+    async def calls(self, name: str, number: int) -> None:
+        """Wait until a command has been called so often from now on."""
+        asked = self.called()[name]
+        await until(lambda: self.called()[name] >= asked + number)
 
     def called(self) -> Counter[str]:
         """How often each command was called."""

@@ -52,15 +52,6 @@ async def test_a_job_submitted_while_the_controller_is_down(root: Path, controll
         assert await future == "at last\n"
 
 
-async def test_cancelled_from_outside(slurm_flow: WorkflowEngine) -> None:
-    future = shell(slurm_flow)("sleep 600")
-    await running(future)
-    subprocess.run(["scancel", job_of(future)], check=True)
-    with pytest.raises(asyncio.CancelledError):
-        await future
-    assert future.task["cause"] == FailureCause.CANCELLED and future.task["native_state"]
-
-
 async def test_script_that_is_killed_is_never_done(slurm_flow: WorkflowEngine, root: Path) -> None:
     # Without cgroups Slurm loses sight of what the script has started.
     future = shell(slurm_flow)("sleep 5", OutputFile("never"))
@@ -95,12 +86,6 @@ async def test_job_that_can_never_run(root: Path) -> None:
         with pytest.raises((SubmitError, TaskFailedError)) as caught:
             await shell(flow)("true", task_description={"queue": "short", "walltime": "01:00:00"})
         assert "limit" in str(caught.value).lower()
-
-
-async def test_walltime(slurm_flow: WorkflowEngine) -> None:
-    with pytest.raises(TaskFailedError, match="walltime") as caught:
-        await shell(slurm_flow)("sleep 600", task_description={"walltime": 1})
-    assert caught.value.cause is FailureCause.WALLTIME
 
 
 async def test_node_that_dies(root: Path) -> None:
