@@ -13,10 +13,9 @@ import pytest
 from asyncflow_hpc import OutputFile, WorkflowEngine
 from asyncflow_hpc.errors import SubmitError, TaskDescriptionError, TaskFailedError
 from asyncflow_hpc.states import FailureCause
-from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
-from .on_slurm import Gate, Wrappers, backend, cluster, job_of, on_slurm, running, shell
+from .on_slurm import Gate, Wrappers, backend, cluster, job_of, on_slurm, running, scontrol, shell
 
 pytestmark = on_slurm
 
@@ -52,17 +51,6 @@ async def test_a_job_submitted_while_the_controller_is_down(root: Path, controll
         assert await future == "at last\n"
 
 
-async def test_script_that_is_killed_is_never_done(slurm_flow: WorkflowEngine, root: Path) -> None:
-    # Without cgroups Slurm loses sight of what the script has started.
-    future = shell(slurm_flow)("sleep 5", OutputFile("never"))
-    await running(future)
-    subprocess.run(["scancel", "--batch", "--signal=KILL", job_of(future)], check=False)
-    with pytest.raises(TaskFailedError) as caught:
-        await future
-    assert caught.value.cause in (FailureCause.SIGNAL, FailureCause.LOST, FailureCause.MEMORY)
-    await until(lambda: not processes_here(root))
-
-
 async def test_own_record_forged_by_the_task(slurm_flow: WorkflowEngine) -> None:
     forged = '{"version":1,"session":"x","uid":"task.000001","attempt":0,"nonce":"0","exit_code":0}'
     future = shell(slurm_flow)(
@@ -86,6 +74,39 @@ async def test_job_that_can_never_run(root: Path) -> None:
         with pytest.raises((SubmitError, TaskFailedError)) as caught:
             await shell(flow)("true", task_description={"queue": "short", "walltime": "01:00:00"})
         assert "limit" in str(caught.value).lower()
+
+
+async def test_walltime(slurm_flow: WorkflowEngine) -> None:
+    with pytest.raises(TaskFailedError, match="walltime") as caught:
+        await shell(slurm_flow)("sleep 600", task_description={"walltime": 1})
+    assert caught.value.cause is FailureCause.WALLTIME
+
+
+async def test_suspended_task_does_not_use_up_its_walltime(
+    root: Path, gate: Gate, wrappers: Wrappers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncflow_hpc.backends.psij.ending._LATE", 0.0)
+    async with WorkflowEngine.create(backend(), work_dir=root) as flow:
+        future = shell(flow)(gate.command("task", "echo done"), task_description={"walltime": 3})
+        await running(future)
+        scontrol("suspend", job_of(future))
+        await until(lambda: future.task["native_state"] == "SUSPENDED")
+        await wrappers.calls("squeue", 4)
+        gate.open()
+        scontrol("resume", job_of(future))
+        assert await future == "done\n"
+
+
+async def test_spool_that_cannot_be_used(root: Path, gate: Gate) -> None:
+    async with WorkflowEngine.create(backend(), work_dir=root) as flow:
+        future = shell(flow)(gate.command("task", "echo done"))
+        await running(future)
+        spool = flow.session_dir / ".spool"
+        spool.rmdir()
+        spool.write_text("in its place")
+        gate.open()
+        assert await future == "done\n"
+        spool.unlink()
 
 
 async def test_node_that_dies(root: Path) -> None:

@@ -114,27 +114,6 @@ async def test_cancelled_from_outside(slurm_flow: WorkflowEngine) -> None:
         assert cancelled.task["cause"] == FailureCause.CANCELLED
 
 
-async def test_walltime(slurm_flow: WorkflowEngine) -> None:
-    with pytest.raises(TaskFailedError, match="walltime") as caught:
-        await shell(slurm_flow)("sleep 600", task_description={"walltime": 1})
-    assert caught.value.cause is FailureCause.WALLTIME
-
-
-async def test_suspended_task_does_not_use_up_its_walltime(
-    root: Path, gate: Gate, wrappers: Wrappers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("asyncflow_hpc.backends.psij.ending._LATE", 0.0)
-    async with WorkflowEngine.create(backend(), work_dir=root) as flow:
-        future = shell(flow)(gate.command("task", "echo done"), task_description={"walltime": 3})
-        await running(future)
-        scontrol("suspend", job_of(future))
-        await until(lambda: future.task["native_state"] == "SUSPENDED")
-        await wrappers.calls("squeue", 4)
-        gate.open()
-        scontrol("resume", job_of(future))
-        assert await future == "done\n"
-
-
 async def test_controller_that_lost_its_state_gives_an_id_again(
     root: Path, gate: Gate, controller: None, wrappers: Wrappers, tmp_path: Path
 ) -> None:
@@ -175,18 +154,6 @@ async def test_sandbox_removed_under_a_task(root: Path, gate: Gate) -> None:
         assert caught.value.cause in (FailureCause.LOST, FailureCause.BACKEND)
         with pytest.raises(DependencyFailureError):
             await after
-
-
-async def test_spool_that_cannot_be_used(root: Path, gate: Gate) -> None:
-    async with WorkflowEngine.create(backend(), work_dir=root) as flow:
-        future = shell(flow)(gate.command("task", "echo done"))
-        await running(future)
-        spool = flow.session_dir / ".spool"
-        spool.rmdir()
-        spool.write_text("in its place")
-        gate.open()
-        assert await future == "done\n"
-        spool.unlink()
 
 
 @needs_root
