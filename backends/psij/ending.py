@@ -65,8 +65,8 @@ class Ending:
             meaning, settlement = await self._asked_scheduler(job, record)
             if record is None and meaning is not None and meaning.final:
                 # It has ended since it was looked for, or is on its way through the file system.
-                over = meaning is _LOST or job.never_ran
-                record = await self._record(job, 0.0 if over else self._backend.patience)
+                hopeless = meaning is _LOST or (meaning.state is TaskState.CANCELED and job.never_ran)
+                record = await self._record(job, 0.0 if hopeless else self._backend.patience)
             verdict = verdict_of(job, record, meaning, settlement, said(job.sandbox))
             if verdict is not None and (record is not None or not await self._belongs_to_another(job)):
                 await self._conclude(job, record, verdict)

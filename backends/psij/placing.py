@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import shutil
 import subprocess
 import threading
 from contextlib import suppress
@@ -120,9 +120,7 @@ class Placing:
         except (OSError, subprocess.SubprocessError) as error:
             raise SubmitError(f"{job.uid} '{job.task['name']}' cannot be submitted: {error}") from error
         finally:
-            # Moved and not removed: ext4 takes long to make files where others were just removed.
-            with suppress(OSError):
-                os.replace(executor.work_directory / f"{psij_job.id}.job", f"{job.sandbox}/{BOOKKEEPING}/job.sh")
+            _put_away(executor.work_directory / f"{psij_job.id}.job", job)
         if not psij_job.native_id:
             raise TransientError("the scheduler told no id", unclear=True)
         return str(psij_job.native_id)
@@ -161,6 +159,16 @@ class Placing:
         if native_id is not None:
             job.native_id = native_id
         return native_id is not None
+
+
+def _put_away(script: Path, job: BatchJob) -> None:
+    """Put the batch script of a job beside its run script, where people can read it."""
+    with suppress(OSError):
+        try:
+            # Not removed: ext4 takes long to make files where others were just removed.
+            shutil.move(script, f"{job.sandbox}/{BOOKKEEPING}/job.sh")
+        except OSError:
+            script.unlink(missing_ok=True)
 
 
 def _ran_already(job: BatchJob) -> str | None:

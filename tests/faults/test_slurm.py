@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,14 @@ async def test_a_site_on_its_machine(root: Path, monkeypatch: pytest.MonkeyPatch
         assert await function() == "high set-up"
         with pytest.raises(TaskDescriptionError, match="queue 'short' takes no more than 00:01:00"):
             ranks(task_description={"queue": "short", "walltime": 90})
+
+
+async def test_work_directory_of_psij_elsewhere(root: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        async with WorkflowEngine.create(backend(work_dir=place), work_dir=root) as flow:
+            future = shell(flow)("echo it")
+            assert await future == "it\n"
+            with pytest.raises(SubmitError):
+                await shell(flow)("true", task_description={"queue": "no-such-partition"})
+        assert not [path for path in Path(place).rglob("*") if path.is_file()]
+        assert "#SBATCH --job-name" in Path(future.task["sandbox"], ".asyncflow", "job.sh").read_text()
