@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from asyncflow_hpc import OutputFile, WorkflowEngine
+from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.errors import SubmitError, TaskDescriptionError, TaskFailedError
 from asyncflow_hpc.states import FailureCause
 from tests.conftest import until
