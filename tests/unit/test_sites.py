@@ -67,7 +67,8 @@ def test_a_profile_of_the_package_is_right(name: str, here: Path) -> None:
     assert name == name.lower() and "-" not in name
     assert all(source.date <= date.today() for source in site.sources)
     if name not in {*SCHEDULERS, "dev_cluster"}:
-        assert site.sources and site.nodes and site.queues, "facts of a real machine come from a public page"
+        # What no page confirms is left out: of some machines, the nodes.
+        assert site.sources and site.queues, "facts of a real machine come from a public page"
     assert "site.schema.json" in (CONFIGS / f"{name}.yaml").read_text().partition("\n")[0]
     assert name in site_names()
 
