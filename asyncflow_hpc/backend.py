@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from .data import InputFile
+from .session import Session
 from .states import TaskStatesMap
 from .task import Task, TaskDescription
 
@@ -18,17 +19,6 @@ __all__ = ["BackendCapabilities", "BaseExecutionBackend", "Session", "StateCallb
 
 StateCallback = Callable[..., None]
 BackendT = TypeVar("BackendT", bound="BaseExecutionBackend")
-
-
-@dataclass(frozen=True)
-class Session:
-    """One run of a script.
-
-    Attributes:
-        path: the directory that holds all sandboxes; made when the first task runs.
-    """
-
-    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +32,8 @@ class BackendCapabilities:
         nodes: more than one node a task.
         staging: it moves files between sandboxes.
         services: tasks that are ready before they end.
-        reattach: tasks of an earlier driver can be taken over.
+        reattach: tasks of an earlier driver can be taken over; only then is what they do recorded.
+        outlives_driver: what it has submitted goes on when the driver is gone.
         cancel_running: a running task can be stopped.
         contextvars: function tasks see the context variables of their caller.
         native_keys: keys of a task description that it takes beside the common ones.
@@ -57,6 +48,7 @@ class BackendCapabilities:
     staging: bool = False
     services: bool = False
     reattach: bool = False
+    outlives_driver: bool = False
     cancel_running: bool = False
     contextvars: bool = False
     native_keys: frozenset[str] = frozenset()
@@ -174,9 +166,24 @@ class BaseExecutionBackend(ABC):
         """
         return None
 
-    async def reattach(self, tasks: Sequence[Task]) -> None:
-        """Take over tasks that an earlier driver submitted."""
-        raise NotImplementedError(f"backend '{self.name}' cannot take over tasks of an earlier driver")
+    async def recover(self) -> None:  # noqa: B027
+        """End what an earlier driver of the session left running and nobody can take over; called before all tasks."""
+
+    async def reattach(self, tasks: Sequence[Task]) -> Collection[str]:
+        """Take over tasks of an earlier driver.
+
+        Args:
+            tasks: each with `earlier`, which says in what state that driver knew it (`earlier.Earlier`).
+
+        Returns:
+            The uids of those that are, or will be, reported as if they had been submitted here. The others are run
+            again in a new attempt: they never ran, what they left is not usable, or they were ended.
+        """
+        return ()
+
+    async def detach(self) -> None:
+        """Shut down, but leave to a later driver what can go on without this one."""
+        await self.shutdown()
 
     def abandon(self) -> None:  # noqa: B027
         """End all tasks without waiting: the loop or the process is about to end."""

@@ -104,6 +104,7 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
         task["uid"] = future.uid = f"task.{number:06d}"
         future.task = task
     future.state = "PENDING"
+    future._node = future.uid
     future._spec = spec
     future._found = found
     future._submitted = False
@@ -153,7 +154,7 @@ def _metadata(found: Found | None) -> Any:
 
 def _refuse_cycle(engine: WorkflowEngine, spec: Spec, scope: BlockScope, found: Found) -> None:
     # Looked for from the blocks on: few things wait for a block that runs, and many may come before a task in it.
-    wanted = {future.uid: future for future in found.futures if future.engine is engine}
+    wanted = {future._node: future for future in found.futures if future.engine is engine}
     for block in scope.enclosing():
         if block.engine is not engine:
             continue
@@ -161,5 +162,5 @@ def _refuse_cycle(engine: WorkflowEngine, spec: Spec, scope: BlockScope, found: 
             if uid in wanted:
                 raise CycleError(
                     f"'{spec.name}' is called in block '{block._spec.name}' ({block.uid}) and waits for"
-                    f" {uid} '{wanted[uid]._spec.name}', which ends only after that block"
+                    f" {wanted[uid].uid} '{wanted[uid]._spec.name}', which ends only after that block"
                 )

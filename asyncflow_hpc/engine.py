@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import threading
-import uuid
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from .inbox import Inbox
 from .lanes import Lane
 from .ledger import Ledger
 from .logging import Profiler
-from .opening import Opening, backends_for, check_arguments, session_dir
+from .opening import Opening, check_arguments, open_engine
 from .outcome import failure, submit_error
 from .preparing import Preparing
 from .states import FINAL, TaskState
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .futures import TaskFuture
+    from .recording import Recording
+    from .session import Session
     from .site_model import Site
     from .task import Task
 
@@ -65,25 +66,29 @@ class WorkflowEngine(Decorators):
         *,
         dry_run: bool,
         implicit_data: bool,
-        uid: str | None,
-        work_dir: str | os.PathLike[str] | None,
+        session: Session,
+        on_exit: str = "cancel",
+        recording: Recording | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
-        self.uid = uid or f"asyncflow.session.{uuid.uuid4().hex[:8]}"
-        self.session_dir = session_dir(work_dir, self.uid)
+        self.uid = session.path.name
+        self.session_dir = session.path
         self.work_dir = str(self.session_dir.parent)
         self.dry_run = dry_run
         self.implicit_data = implicit_data
+        self.on_exit = on_exit
         self.log = log
         self.prof = Profiler(log)
-        self.numbers = itertools.count(1)
         self._ledger = Ledger(self._ready)
         self._preparing = Preparing(self)
         self._inbox = Inbox(self.loop, self._take)
         self.lanes = {backend.name: Lane(backend) for backend in backends}
+        self._recording = recording
+        past = None if recording is None else recording.past
+        self.numbers = itertools.count(1 if past is None else past.last + 1)
         for lane in self.lanes.values():
-            lane.attach(self.uid, str(self.session_dir), self._inbox.post)
+            lane.attach(self.uid, session, self._inbox.post)
         self.default_lane = next(iter(self.lanes.values()))
         self.task_states_map = self.backend.get_task_states_map()
         self._chores: set[asyncio.Task[Any]] = set()
@@ -100,6 +105,9 @@ class WorkflowEngine(Decorators):
         uid: str | None = None,
         work_dir: str | os.PathLike[str] | None = None,
         site: str | os.PathLike[str] | Site | None = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        on_exit: str = "cancel",
     ) -> Opening:
         """Open an engine: `await` it, or use it in `async with`.
 
@@ -112,30 +120,14 @@ class WorkflowEngine(Decorators):
             work_dir: where the session's directory is made; the current directory where None.
             site: name of a machine's profile, path of its YAML file, or a loaded one; it holds for backends given by
                 name. None: that of ASYNCFLOW_SITE, else of `./asyncflow.yaml`, where there is one and it fits them.
+            resume: an earlier session, by its directory or by its uid in `work_dir`: what it has done is not done
+                again. None: the one in ASYNCFLOW_RESUME, if that is set.
+            on_exit: what a shutdown does with batch jobs: "cancel", or "detach", which leaves them to a resume.
 
         Raises:
-            ArgumentError, ConfigurationError: when it is awaited.
+            ArgumentError, ConfigurationError, SessionError: when it is awaited.
         """
-        return Opening(cls._open(backend, dry_run, implicit_data, uid, work_dir, site))
-
-    @classmethod
-    async def _open(
-        cls, backend: Any, dry_run: Any, implicit_data: Any, uid: Any, work_dir: Any, site: Any
-    ) -> WorkflowEngine:
-        check_arguments(
-            {
-                "dry_run": (dry_run, bool),
-                "implicit_data": (implicit_data, bool),
-                "uid": (uid, str | None),
-                "work_dir": (work_dir, str | os.PathLike[str] | None),
-            }
-        )
-        if uid is not None:
-            session_dir(work_dir, uid)
-        backends = await backends_for(backend, dry_run, site)
-        engine = cls(backends, dry_run=dry_run, implicit_data=implicit_data, uid=uid, work_dir=work_dir)
-        signals.guard(engine)
-        return engine
+        return Opening(open_engine(cls, backend, dry_run, implicit_data, uid, work_dir, site, resume, on_exit))
 
     def __reduce__(self) -> Any:
         raise TypeError("an engine and the tasks that it makes stay in the driver: pass results as arguments instead")
@@ -186,12 +178,23 @@ class WorkflowEngine(Decorators):
 
     def _ready(self, future: TaskFuture) -> None:
         spec = future._spec
+        if spec.lane.recorded and self._recording is not None:
+            self._recording.look_at(future)
         if future._found is not None and not self._preparing.fill_in(future):
             return
         if spec.kind == FUNCTION:
-            spec.lane.add(future.task)
+            self.enqueue(future)
         else:
             self._preparing.start(future)
+
+    def enqueue(self, future: TaskFuture) -> None:
+        """Let a task that is ready, and whose command is known, go to its backend."""
+        lane = future._spec.lane
+        if lane.recorded and self._recording is not None:
+            earlier = self._recording.identify(future)
+            if earlier is not None:
+                self._ledger.rename(future, earlier.uid)
+        lane.add(future.task)
 
     async def run(self) -> None:
         """Submit what gets ready until the engine is shut down; started by `create`."""
@@ -237,6 +240,8 @@ class WorkflowEngine(Decorators):
         if not tasks:
             return
         try:
+            if lane.recorded and self._recording is not None:
+                tasks = await self._recording.admit(lane, tasks)
             await lane.backend.submit_tasks(tasks)
         except Exception as error:
             log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
@@ -268,6 +273,8 @@ class WorkflowEngine(Decorators):
         if task is not future.task:
             own: dict[str, Any] = future.task  # type: ignore[assignment]
             own.update({key: value for key, value in task.items() if key in REPORTED})
+        if meaning is not None and self._recording is not None and future._spec.lane.recorded:
+            self._recording.note(future.task, meaning, future._spec.lane)
         if service_callback is not None:
             service_callback(future, reported, state)
         if future._cancelling and meaning in FINAL:
@@ -359,15 +366,20 @@ class WorkflowEngine(Decorators):
         # Futures are settled last, all in one turn: a script that wakes up then finds nothing running behind it.
         self._inbox.hold()
         try:
+            detach = self.on_exit == "detach"
+            if self._recording is not None and not detach:
+                await self._recording.end_forgotten(self.lanes)
             if skip_backends:
                 await self._cancel_running()
             else:
-                await asyncio.gather(*(lane.close() for lane in self.lanes.values()))
+                await asyncio.gather(*(lane.close(detach) for lane in self.lanes.values()))
             self._running.cancel()
             await asyncio.gather(self._running, *self._chores, return_exceptions=True)
         finally:
             signals.stopped(self)
             self._inbox.empty()
+            if self._recording is not None:
+                await self._recording.close(self.on_exit == "detach")
             for lane in self.lanes.values():
                 lane.detach()
             for future in list(self._ledger.live.values()):

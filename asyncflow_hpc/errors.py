@@ -7,6 +7,7 @@ AsyncFlowError
  |    +-- UnknownBackendError   (KeyError)             no backend of that name
  |    +-- SiteError                                    a site profile that cannot be found, trusted or understood
  +-- SessionError               (RuntimeError)         the session directory cannot be used
+ |    +-- JournalError                                 its journal cannot be read or written
  +-- TaskDescriptionError       (ValueError)           a value in a task description
  |    +-- DescriptionTypeError  (TypeError)            a task description that is no dict, or a value of a wrong type
  +-- CommandError               (ValueError)           an executable or prompt task gave no command or prompt
@@ -38,6 +39,7 @@ __all__ = [
     "DependencyFailureError",
     "DescriptionTypeError",
     "EngineClosedError",
+    "JournalError",
     "RemoteTraceback",
     "SerializationError",
     "SessionError",
@@ -83,6 +85,10 @@ class SiteError(ConfigurationError):
 
 class SessionError(AsyncFlowError, RuntimeError):
     """The session directory cannot be made, written or trusted."""
+
+
+class JournalError(SessionError):
+    """The journal of a session cannot be read or written, or is damaged."""
 
 
 class TaskDescriptionError(AsyncFlowError, ValueError):

@@ -34,14 +34,16 @@ class TaskFuture(asyncio.Future[Any]):
 
     # The private slots belong to the engine: kept here, they cost no dict of their own per task.
     __slots__ = (
-        "_brief", "_cancelling", "_context", "_found", "_scope", "_spec", "_submitted", "block", "description",
-        "state", "task", "uid",
+        "_brief", "_cancelling", "_context", "_found", "_node", "_scope", "_spec", "_submitted", "block",
+        "description", "state", "task", "uid",
     )  # fmt: skip
 
     _brief: dict[str, str] | None
     _cancelling: bool
     _context: Context | None
     _found: Found | None
+    # Its name in the graph: the uid that it was called with, which a resume may change.
+    _node: str
     _scope: BlockScope | None
     _spec: Spec
     _submitted: bool

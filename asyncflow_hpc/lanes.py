@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .backend import BackendCapabilities
     from .components import Spec
     from .futures import TaskFuture
+    from .session import Session
     from .task import Task, TaskDescription
 
 __all__ = ["Lane"]
@@ -30,6 +31,8 @@ class Lane:
         capabilities: None for a foreign backend, which then gets every task as it is.
         meaning: what each state in the backend's words is in ours.
         links_implicit, links_explicit: whether the backend wants to be told of data dependencies.
+        recorded: what its tasks do goes into the journal.
+        outlives_driver: what it has submitted goes on without the driver.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -47,20 +50,24 @@ class Lane:
         # Backends older than these flags were always asked.
         self.links_implicit = bool(getattr(backend, "supports_implicit_data_linking", True))
         self.links_explicit = bool(getattr(backend, "supports_explicit_data_linking", True))
+        self.recorded = self.capabilities is not None and self.capabilities.reattach
+        self.outlives_driver = self.capabilities is not None and self.capabilities.outlives_driver
         self.carries_context = self.capabilities is not None and self.capabilities.contextvars
         self._batch: list[Task] = []
         self._filled = asyncio.Event()
 
-    def attach(self, engine: str, session: str, report: Callable[..., None]) -> None:
+    def attach(self, engine: str, session: Session, report: Callable[..., None]) -> None:
         """Tell the backend whom it serves.
 
         Args:
             engine: uid of the engine.
-            session: path of its directory.
+            session: where its files go.
             report: the callback for states.
         """
         backend = self.backend
-        backend._work_dir = session
+        backend._work_dir = str(session.path)
+        if self.capabilities is not None:
+            backend.session = session
         backend.is_attached = True
         backend.attached_to = [*getattr(backend, "attached_to", ()), engine]
         backend.register_callback(report)
@@ -104,10 +111,10 @@ class Lane:
                 future._cancelling = False
                 log.warning("backend '%s' cannot cancel %s; it goes on", self.name, future.uid)
 
-    async def close(self) -> None:
-        """Shut the backend down."""
+    async def close(self, detach: bool = False) -> None:
+        """Shut the backend down; with `detach`, what can go on without a driver does."""
         try:
-            await self.backend.shutdown()
+            await (self.backend.detach() if detach and self.recorded else self.backend.shutdown())
         except Exception:
             log.exception("shutdown of backend '%s' failed", self.name)
 

@@ -44,6 +44,14 @@ class Ledger:
         else:
             self._on_ready(future)
 
+    def rename(self, future: TaskFuture, uid: str) -> None:
+        """Give a component that waits for nothing the uid that it had in an earlier run."""
+        del self.live[future.uid]
+        future.uid = future.description["uid"] = uid
+        if future._brief is not None:
+            future._brief["uid"] = uid
+        self.live[uid] = future
+
     def _let_wait(self, future: TaskFuture, dependencies: Collection[TaskFuture]) -> None:
         waits = []
         for dependency in dependencies:
@@ -56,14 +64,14 @@ class Ledger:
                 self.fail(future, self._dependency_failure(future, error))
                 return
         if waits:
-            self.graph.add(future.uid, waits)
+            self.graph.add(future._node, waits)
         else:
             self._on_ready(future)
 
     def _key(self, future: TaskFuture, dependency: TaskFuture) -> str:
         if dependency.engine is future.engine:
-            return dependency.uid
-        key = f"{dependency.engine.uid}/{dependency.uid}"
+            return dependency._node
+        key = f"{dependency.engine.uid}/{dependency._node}"
         if not self.graph.has_dependents(key):
             dependency.add_done_callback(partial(self._settled_elsewhere, key))
         return key
@@ -83,7 +91,7 @@ class Ledger:
         self._retire(future, "DONE")
         if not future.done():
             future.set_result(result)
-        self._release(future.uid)
+        self._release(future._node)
 
     def _service_ready(self, future: Any) -> None:
         # Its dependents may run, while it goes on; where it will never be ready, they cannot.
@@ -91,9 +99,9 @@ class Ledger:
             return
         error = future.exception()
         if error is None:
-            self._release(future.uid)
+            self._release(future._node)
             return
-        for uid in self.graph.drop(future.uid):
+        for uid in self.graph.drop(future._node):
             self.fail(self.live[uid], self._dependency_failure(self.live[uid], error))
 
     def _release(self, key: str) -> None:
@@ -113,7 +121,7 @@ class Ledger:
         while failing:
             future, error = failing.popleft()
             self._retire(future, "FAILED")
-            dependents = self.graph.drop(future.uid)
+            dependents = self.graph.drop(future._node)
             if not future.done():
                 failed.append((future, bool(dependents)))
                 watched = watched or bool(future._callbacks)
@@ -135,7 +143,7 @@ class Ledger:
             future = cancelling.popleft()
             self._retire(future, "CANCELLED")
             future.cancel_now(msg)
-            cancelling.extend(self.live[uid] for uid in self.graph.drop(future.uid))
+            cancelling.extend(self.live[uid] for uid in self.graph.drop(future._node))
 
     def _dependency_failure(self, future: TaskFuture, error: BaseException) -> DependencyFailureError:
         dependencies = future._found.futures if future._found is not None else ()

@@ -6,25 +6,40 @@ import asyncio
 import inspect
 import logging
 import os
+import uuid
 from collections.abc import Coroutine, Generator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import ArgumentError, ConfigurationError
+from . import signals
+from .errors import ArgumentError, ConfigurationError, SessionError
 from .registry import SCHEDULERS, make_backend, takes_site
+from .session import Session
 
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
+    from .recording import Recording
     from .site_model import Site
 
-__all__ = ["ENVIRONMENT", "SITE", "SITE_FILE", "Opening", "backends_for", "check_arguments", "session_dir"]
+__all__ = [
+    "ENVIRONMENT",
+    "RESUME",
+    "SITE",
+    "SITE_FILE",
+    "Opening",
+    "backends_for",
+    "check_arguments",
+    "open_engine",
+    "session_dir",
+]
 
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "ASYNCFLOW_BACKEND"
 SITE = "ASYNCFLOW_SITE"
 SITE_FILE = "asyncflow.yaml"
+RESUME = "ASYNCFLOW_RESUME"
 
 
 def check_arguments(kinds: dict[str, tuple[Any, Any]]) -> None:
@@ -159,6 +174,107 @@ class Opening(Coroutine[Any, Any, "WorkflowEngine"]):
     ) -> None:
         if self._engine is not None:
             await self._engine.shutdown()
+
+
+async def open_engine(
+    kind: type[WorkflowEngine],
+    backend: Any,
+    dry_run: Any,
+    implicit_data: Any,
+    uid: Any,
+    work_dir: Any,
+    site: Any,
+    resume: Any,
+    on_exit: Any,
+) -> WorkflowEngine:
+    """Check the arguments of `WorkflowEngine.create`, and make the engine with its backends started."""
+    check_arguments(
+        {
+            "dry_run": (dry_run, bool),
+            "implicit_data": (implicit_data, bool),
+            "uid": (uid, str | None),
+            "work_dir": (work_dir, str | os.PathLike[str] | None),
+            "resume": (resume, str | os.PathLike[str] | None),
+            "on_exit": (on_exit, Literal["cancel", "detach"]),
+        }
+    )
+    resumed = _resumed_session(resume, uid, work_dir)
+    if resumed is not None:
+        uid, work_dir = resumed.name, resumed.parent
+    new = session_dir(work_dir, uid or f"asyncflow.session.{uuid.uuid4().hex[:8]}")
+    backends = await backends_for(backend, dry_run, site)
+    recording = None
+    try:
+        recording = await _recording_of(backends, resumed, new)
+        engine = kind(
+            backends,
+            dry_run=dry_run,
+            implicit_data=implicit_data,
+            session=Session(new) if recording is None else recording.session,
+            on_exit=on_exit,
+            recording=recording,
+        )
+        if resumed is not None:
+            await asyncio.gather(*(lane.backend.recover() for lane in engine.lanes.values() if lane.recorded))
+    except BaseException:
+        if recording is not None:
+            await recording.close()
+        await asyncio.gather(*(item.shutdown() for item in backends), return_exceptions=True)
+        raise
+    signals.guard(engine)
+    return engine
+
+
+def _resumed_session(resume: Any, uid: str | None, work_dir: Any) -> Path | None:
+    """Say which session is to be resumed, if any.
+
+    Args:
+        resume: its directory, or its uid in `work_dir`; where None, what the environment says.
+        uid, work_dir: of the engine; they must agree with it where they are given.
+
+    Raises:
+        ConfigurationError: they do not.
+    """
+    asked = os.environ.get(RESUME) if resume is None else os.fspath(resume)
+    if not asked:
+        return None
+    path = session_dir(work_dir, asked) if "/" not in asked and work_dir is not None else Path(asked).absolute()
+    if (uid is None or uid == path.name) and (work_dir is None or session_dir(work_dir, path.name) == path):
+        return path
+    if resume is None:
+        # It is meant for another engine of this process.
+        return None
+    raise ConfigurationError(
+        f"resume={asked!r} is not session {uid or path.name!r} in {work_dir or '.'}: give one of both"
+    )
+
+
+async def _recording_of(backends: list[Any], resumed: Path | None, new: Path) -> Recording | None:
+    """Make what records a session; None where no backend could take over anything.
+
+    Args:
+        resumed: an earlier session that goes on.
+        new: where a new one would be.
+
+    Raises:
+        SessionError: the session cannot be resumed, or a new one would be written over an earlier one.
+    """
+    if not any(getattr(getattr(item, "capabilities", None), "reattach", False) for item in backends):
+        if resumed is not None:
+            names = ", ".join(item.name for item in backends)
+            raise ConfigurationError(f"a session cannot be resumed on {names}, which cannot take over tasks")
+        return None
+    # Not imported where nothing is recorded.
+    from .journal import journal_path
+    from .recording import Recording
+
+    if resumed is not None:
+        return await Recording.resume(resumed)
+    if journal_path(new).exists():
+        raise SessionError(
+            f"session {new} is there already: resume={str(new)!r} goes on with it; else choose another uid"
+        )
+    return Recording(Session(new))
 
 
 def session_dir(work_dir: str | os.PathLike[str] | None, uid: str) -> Path:

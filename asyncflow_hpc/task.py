@@ -48,6 +48,11 @@ class Task(TypedDict, total=False):
     metadata: Metadata
     outputs: Sequence[OutputFile]
     staging: Any
+    attempt: int
+    key: str
+    parts: tuple[str, ...]
+    earlier: Any
+    kept: bytes
     state: str
     return_value: Any
     stdout: str | None

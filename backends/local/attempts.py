@@ -63,7 +63,7 @@ class Attempt(ABC):
         self.request = request_for(description)
         self.grant = Grant(self.request)
         session = str(backend.session.path)
-        self.sandbox = sandbox_of(session, task["uid"])
+        self.sandbox = sandbox_of(session, task["uid"], task.get("attempt", 0))
         self.plan = make_plan(task, session, _device_of)
         self._loop = asyncio.get_running_loop()
         self._cause: FailureCause | None = None

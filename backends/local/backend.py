@@ -8,7 +8,7 @@ import logging
 import os
 import resource
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +24,7 @@ from ..sandbox import make_session
 from ..site import SiteRules, site_for
 from ..staging.downloads import remote
 from ..staging.fetching import Fetching
+from ..staging.plan import make_plan
 from .attempts import Attempt
 from .call_attempts import FunctionAttempt, ThreadAttempt
 from .command_attempts import CommandAttempt
@@ -33,6 +34,7 @@ from .machine import total_memory, usable_cores
 from .processes import MARK, kill_marked
 from .script_calls import ScriptedCallAttempt
 from .slots import Request, Slots
+from .taking_over import end_earlier, leave_mark, never_began, take_over
 from .worker_process import Call
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class LocalExecutionBackend(SandboxBackend):
     try_later = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
     capabilities = BackendCapabilities(
-        ranks=True, gpus=True, staging=True, services=True, cancel_running=True, contextvars=True
+        ranks=True, gpus=True, staging=True, services=True, reattach=True, cancel_running=True, contextvars=True
     )
 
     def __init__(
@@ -142,9 +144,7 @@ class LocalExecutionBackend(SandboxBackend):
             await self._start_once()
         if self._closed:
             raise ConfigurationError(f"backend '{self.name}' was shut down")
-        if self.session.path not in self._sessions:
-            make_session(self.session.path)
-            self._sessions.add(self.session.path)
+        self._make_session()
         for task in tasks:
             try:
                 self._queue(task)
@@ -152,6 +152,39 @@ class LocalExecutionBackend(SandboxBackend):
                 task["exception"] = error
                 self.task_state_cb(task, TaskState.FAILED)
         self.start_waiting()
+
+    def _make_session(self) -> None:
+        if self.session.path not in self._sessions:
+            make_session(self.session.path)
+            leave_mark(self.session.path, self.mark)
+            self._sessions.add(self.session.path)
+
+    async def recover(self) -> None:
+        """End what earlier drivers left running here: it cannot be watched as a child is."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.threads, end_earlier, self.session.path)
+
+    async def reattach(self, tasks: Sequence[Task]) -> Collection[str]:
+        """Take what tasks of an earlier driver have come to; those that never began are run now."""
+        self._make_session()
+        loop = asyncio.get_running_loop()
+        taken = await loop.run_in_executor(self.threads, self._taken_over, tasks)
+        for task in tasks:
+            if task["uid"] in taken:
+                self.report(task, TaskState.DONE)
+        waiting = [task for task in tasks if never_began(task, str(self.session.path))]
+        if waiting:
+            await self.submit_tasks(waiting)
+        return taken.union(task["uid"] for task in waiting)
+
+    def _taken_over(self, tasks: Sequence[Task]) -> set[str]:
+        taken = set()
+        for task in tasks:
+            description = describe(task)
+            plan = make_plan(task, str(self.session.path), lambda directory: os.stat(directory).st_dev)
+            if take_over(task, description, plan, self.session):
+                taken.add(task["uid"])
+        return taken
 
     def _queue(self, task: Task) -> None:
         description = self._rules.complete(describe(task))

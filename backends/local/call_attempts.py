@@ -6,14 +6,16 @@ import asyncio
 import logging
 import os
 import pickle
+from contextlib import suppress
 from typing import Any
 
 from asyncflow_hpc.errors import RemoteTraceback, SerializationError, SessionError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause, TaskState
 
-from ..pickling import dump_arguments, dump_context
+from ..pickling import dump_arguments, dump_context, dump_value
 from .attempts import Attempt
 from .processes import End
+from .taking_over import keep_result
 from .threads import submit_call
 from .worker import capture_path
 from .worker_process import Call, Message
@@ -167,7 +169,10 @@ class FunctionAttempt(Attempt, Call):
             self._fail(SerializationError(f"the result of task '{self.task['name']}' cannot be unpickled: {error!r}"))
             return
         self.task["exit_code"] = 0
-        self._conclude(*self._judge_outputs(self.sandbox))
+        state, cause = self._judge_outputs(self.sandbox)
+        if state is TaskState.DONE:
+            keep_result(self.task, data, self.sandbox)
+        self._conclude(state, cause)
 
     def _take_failure(self, answer: dict[str, Any]) -> None:
         name = self.task["name"]
@@ -236,6 +241,8 @@ class ThreadAttempt(Attempt):
         if error is None:
             self.task["return_value"] = future.result()
             self.task["exit_code"] = 0
+            with suppress(Exception):
+                keep_result(self.task, dump_value(future.result()), None)
             self._conclude(*self._judge_outputs(os.getcwd()))
         else:
             self.task["exception"] = error

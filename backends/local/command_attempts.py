@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import uuid
 from collections.abc import Callable
 
 from asyncflow_hpc.errors import SessionError, StagingError
@@ -74,13 +73,15 @@ class CommandAttempt(Attempt):
 
     def _start_script(self) -> None:
         task, description = self.task, self.description
-        self._nonce = uuid.uuid4().hex
+        attempt = task.get("attempt", 0)
+        self._nonce = self.backend.session.nonce(task["uid"], attempt)
         script = RunScript(
             uid=task["uid"],
             name=task["name"],
             session=str(self.backend.session.path),
             sandbox=self.sandbox,
             nonce=self._nonce,
+            attempt=attempt,
             argv=self._argv(),
             environment={name: value for name, value in self._environment().items() if name != MARK},
             plan=self.plan,
@@ -169,7 +170,7 @@ class CommandAttempt(Attempt):
             record_path(self.sandbox),
             session=self.backend.session.path.name,
             uid=self.task["uid"],
-            attempt=0,
+            attempt=self.task.get("attempt", 0),
             nonce=self._nonce,
         )
         if record is None:

@@ -12,7 +12,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from asyncflow_hpc.data import BOOKKEEPING
 
 from ..calling import Runner, end_child, failed, load_context
 from ..pickling import dump_value
@@ -20,7 +23,7 @@ from ..pickling import dump_value
 if TYPE_CHECKING:
     from ..staging import Plan
 
-__all__ = ["ANSWER", "MESSAGE", "TOKEN", "capture_path", "serve"]
+__all__ = ["ANSWER", "ANSWER_FILE", "MESSAGE", "TOKEN", "capture_path", "serve"]
 
 # Place of a call, number of its function, lengths in bytes of the pickled call and the pickled function that follow.
 MESSAGE = struct.Struct("=QQQQ")
@@ -31,6 +34,9 @@ ANSWER = struct.Struct("=QQ")
 
 # Bytes that are read at once: several calls.
 _BUFFER = 1 << 16
+
+ANSWER_FILE = "answer.pkl"
+"""In the bookkeeping of a call's sandbox: its answer, where there was no driver to take it."""
 
 _STREAMS = ((1, "out"), (2, "err"))
 
@@ -62,10 +68,20 @@ def serve(descriptor: int, tokens: int) -> None:
             # Before the next token is taken: so the driver knows that the answer is there when the token is gone.
             connection.sendall(ANSWER.pack(position, len(message)) + message)
         except OSError:
-            # The driver is gone, and nobody is left to tell.
+            # The driver is gone; one that resumes its session may want to know.
+            _leave_answer(call["sandbox"], message)
             return
         if answer["retire"]:
             return
+
+
+def _leave_answer(sandbox: str, message: bytes) -> None:
+    own = f"{sandbox}/{BOOKKEEPING}"
+    with suppress(OSError):
+        os.makedirs(own, 0o700, exist_ok=True)
+        with open(f"{own}/{ANSWER_FILE}.part", "wb") as stream:
+            stream.write(message)
+        os.rename(stream.name, f"{own}/{ANSWER_FILE}")
 
 
 def _calls(stream: io.BufferedReader, tokens: int) -> Iterator[tuple[int, dict[str, Any]]]:

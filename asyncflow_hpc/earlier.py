@@ -1,0 +1,139 @@
+"""What an earlier driver of a session has left in its journal, by the keys of the tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from .errors import JournalError
+from .events import Event, SessionOpened, TaskEnded, TaskReady, TaskRunning, TaskSubmitted
+from .keys import PARTS
+from .states import TaskState
+
+__all__ = ["Earlier", "Past", "past_of"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Earlier:
+    """One task as an earlier driver knew it.
+
+    Attributes:
+        uid, name, backend, key, parts: as in its `TaskReady`.
+        attempt: the last one.
+        state: of that attempt: PENDING where nobody knows whether it was submitted.
+        native_id: what the scheduler called it.
+        ended: its last event, if it has ended.
+    """
+
+    uid: str
+    name: str
+    backend: str
+    key: str
+    parts: tuple[str, ...]
+    attempt: int = 0
+    state: TaskState = TaskState.PENDING
+    native_id: str | None = None
+    ended: TaskEnded | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it may still be in a queue, or run."""
+        return self.ended is None
+
+
+@dataclass(slots=True)
+class Past:
+    """All that is known of a session's past.
+
+    Attributes:
+        opened: its first line.
+        drivers: how many have driven it.
+        tasks: by key; those without one are in `unknown`.
+        last: the highest number of a task or block.
+    """
+
+    opened: SessionOpened
+    drivers: int = 1
+    tasks: dict[str, Earlier] = field(default_factory=dict)
+    unknown: dict[str, Earlier] = field(default_factory=dict)
+    last: int = 0
+    _names: dict[str, list[Earlier]] | None = None
+
+    def claim(self, key: str) -> Earlier | None:
+        """Take out the task with a key; it is handed out once."""
+        return self.tasks.pop(key, None)
+
+    def left(self) -> Iterator[Earlier]:
+        """Walk over the tasks that nobody has claimed and that may still run."""
+        for earlier in [*self.tasks.values(), *self.unknown.values()]:
+            if earlier.unfinished:
+                yield earlier
+
+    def difference(self, name: str, parts: tuple[str, ...]) -> str:
+        """Say in which way a call differs from the nearest one of the same function that nobody has claimed."""
+        if self._names is None:
+            self._names = {}
+            for earlier in self.tasks.values():
+                self._names.setdefault(earlier.name, []).append(earlier)
+        best: tuple[int, Earlier] | None = None
+        for earlier in self._names.get(name, [])[:_MOST]:
+            same = sum(a == b for a, b in zip(parts, earlier.parts, strict=False))
+            if earlier.key in self.tasks and (best is None or same > best[0]):
+                best = same, earlier
+        if best is None:
+            return "it was not called in this way before"
+        old = best[1]
+        changed = [word for word, a, b in zip(PARTS, parts, old.parts, strict=False) if a != b]
+        return f"{' and '.join(changed) or 'the number of its calls'} changed since {old.uid}"
+
+
+# Calls of one function among which the nearest is looked for.
+_MOST = 1000
+
+
+def past_of(events: Iterable[Event]) -> Past:
+    """Make the past of a session of its events.
+
+    Raises:
+        JournalError: they do not begin as a session does.
+    """
+    events = iter(events)
+    opened = next(events, None)
+    if not isinstance(opened, SessionOpened):
+        raise JournalError(
+            "the journal does not begin with the line of a session: it is none, or its first line is lost"
+        )
+    past = Past(opened)
+    found: dict[str, Earlier] = {}
+    for event in events:
+        if isinstance(event, TaskReady):
+            # A key of its own uid: a task that ran again under the same uid has the last one.
+            found[event.uid] = Earlier(event.uid, event.name, event.backend, event.key, event.parts, event.attempt)
+        elif isinstance(event, SessionOpened):
+            past.drivers += 1
+        elif isinstance(event, (TaskSubmitted, TaskRunning, TaskEnded)):
+            _apply(event, found)
+    for uid, earlier in found.items():
+        past.last = max(past.last, int(uid.rpartition(".")[2]))
+        if earlier.key:
+            past.tasks[earlier.key] = earlier
+        else:
+            past.unknown[uid] = earlier
+    return past
+
+
+def _apply(event: TaskSubmitted | TaskRunning | TaskEnded, found: dict[str, Earlier]) -> None:
+    earlier = found.get(event.uid)
+    if earlier is None or earlier.attempt != event.attempt:
+        log.debug("an event of %s, attempt %d, comes without a beginning", event.uid, event.attempt)
+        return
+    earlier.native_id = event.native_id or earlier.native_id
+    if isinstance(event, TaskEnded):
+        earlier.state, earlier.ended = TaskState(event.state), event
+    elif isinstance(event, TaskRunning):
+        earlier.state = TaskState.RUNNING
+    else:
+        earlier.state = TaskState.SUBMITTED

@@ -1,0 +1,140 @@
+"""Who drives a session: a lock file that names host and pid, and that also works on network file systems.
+
+On one host the kernel knows best: a lock on the journal itself ends with its process. Between hosts the lock file
+counts, which its holder renews; one that is not renewed for `LEASE` seconds may be taken over.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from flufl.lock import Lock, NotLockedError, TimeOutError
+
+from .errors import SessionError
+
+__all__ = ["LEASE", "Lease"]
+
+log = logging.getLogger(__name__)
+
+LEASE = 60
+"""Seconds for which a driver holds its session without renewing."""
+
+# Seconds more, until another host believes that a lease is over: clocks differ.
+_SLOP = 15
+
+# No part of a path of a session, of a host's name, or of a number.
+_SEPARATOR = "#of#"
+
+# File systems without locks of the kernel's.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class _Lock(Lock):
+    @property
+    def hostname(self) -> str:
+        """Name of this host; a name from the network may be that of all hosts, such as localhost."""
+        return this_host()
+
+
+class Lease:
+    """Holds a session for this driver; it blocks, and belongs into a thread.
+
+    Args:
+        journal: path of the session's journal, which is made where it is missing.
+        patience: seconds to wait for a lease of another host to end.
+
+    Raises:
+        SessionError: another driver has the session.
+    """
+
+    def __init__(self, journal: Path, patience: int = LEASE + _SLOP) -> None:
+        self._path = journal.with_name("journal.lock")
+        try:
+            self._guard = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise SessionError(f"the journal {journal} cannot be used: {error.strerror}") from error
+        try:
+            self._lock = _Lock(os.fspath(self._path), lifetime=LEASE, separator=_SEPARATOR)
+            known = self._hold_on_this_host()
+            self._hold(known, patience)
+        except BaseException:
+            os.close(self._guard)
+            raise
+
+    def _hold_on_this_host(self) -> bool:
+        """Lock the journal itself; returns whether the file system could say that nobody else here has."""
+        try:
+            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._held() from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
+        return True
+
+    def _hold(self, known: bool, patience: int) -> None:
+        host, pid = self._holder()
+        if host == this_host():
+            if not known and psutil.pid_exists(pid):
+                raise self._held()
+            # Its process is gone, or its number is another's now.
+            log.info("the driver that had %s is gone: process %d", self._path.parent, pid)
+            self._break()
+        elif host:
+            log.warning("waiting for the lease of %s, which had %s, to end", self._whose(), self._path.parent)
+        try:
+            self._lock.lock(timeout=patience)
+        except TimeOutError:
+            raise self._held() from None
+
+    def _break(self) -> None:
+        with suppress(OSError):
+            claim = self._path.read_text()
+            self._path.unlink()
+            if claim.startswith(os.fspath(self._path)):
+                os.unlink(claim)
+
+    def _holder(self) -> tuple[str, int]:
+        try:
+            host, pid, _ = self._lock.details
+        except NotLockedError:
+            return "", 0
+        return host, pid
+
+    def _whose(self) -> str:
+        host, pid = self._holder()
+        return f"process {pid} on {host}" if host else "another process"
+
+    def _held(self) -> SessionError:
+        return SessionError(
+            f"session {self._path.parent} is driven by {self._whose()}; end that first. If it cannot run any more, it"
+            f" lets go by itself within {LEASE + _SLOP} s"
+        )
+
+    def still_ours(self) -> bool:
+        """Renew the lease; False if another driver has taken it over."""
+        try:
+            return self._lock.is_locked
+        except OSError as error:
+            # Nobody can say; who takes over needs this file system too.
+            log.warning("the lease of %s cannot be renewed now: %s", self._path.parent, error)
+            return True
+
+    def close(self) -> None:
+        """Let go of the session."""
+        with suppress(OSError, NotLockedError):
+            self._lock.unlock()
+        os.close(self._guard)
+
+
+def this_host() -> str:
+    """Return the name of this host, as it is recorded."""
+    return socket.gethostname()

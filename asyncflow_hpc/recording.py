@@ -1,0 +1,345 @@
+"""The engine's side of the journal: what is recorded of its tasks, and which of them an earlier driver has run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .components import BLOCK, FUNCTION
+from .earlier import Earlier, Past, past_of
+from .errors import SessionError
+from .events import SCHEMA, SessionClosed, SessionOpened, TaskEnded, TaskReady, TaskRunning, TaskSubmitted
+from .journal import Journal, journal_path, read_events
+from .keys import Unkeyable, digest, digest_of_code, fingerprint, joined
+from .lease import LEASE, Lease, this_host
+from .session import Session, make_session
+from .states import FINAL, TaskState
+
+if TYPE_CHECKING:
+    from .components import Spec
+    from .data import InputFile
+    from .futures import TaskFuture
+    from .lanes import Lane
+    from .task import Task
+
+__all__ = ["Recording"]
+
+log = logging.getLogger(__name__)
+
+# Hex digits of a part's digest that the journal keeps, to say what has changed.
+_BRIEF = 8
+
+# Characters of an error that the journal keeps.
+_TEXT = 500
+
+
+class Recording:
+    """Records one driver's part of a session.
+
+    Args:
+        session: whose directory is made when the first task runs.
+        past: what earlier drivers have recorded, if it is resumed.
+        lease: of a session that is resumed; another one gets it with its directory.
+    """
+
+    def __init__(self, session: Session, past: Past | None = None, lease: Lease | None = None) -> None:
+        self.session = session
+        self.past = past
+        self._lease = lease
+        self._journal: Journal | None = None
+        self._opening = asyncio.Lock()
+        self._renewing: asyncio.Task[None] | None = None
+        self._codes: dict[Spec, tuple[str, str]] = {}
+        self._occurrences: dict[str, int] = {}
+
+    @classmethod
+    async def resume(cls, path: Path) -> Recording:
+        """Take over a session.
+
+        Raises:
+            JournalError: it has no journal that can be read.
+            SessionError: another driver has it.
+        """
+        return await asyncio.get_running_loop().run_in_executor(None, cls._resume, path)
+
+    @classmethod
+    def _resume(cls, path: Path) -> Recording:
+        # Without one there is nothing to resume, and the lease would make an empty one.
+        next(iter(read_events(path)), None)
+        make_session(path)
+        lease = Lease(journal_path(path))
+        try:
+            past = past_of(read_events(path))
+        except BaseException:
+            lease.close()
+            raise
+        return cls(Session(path, past.opened.secret), past, lease)
+
+    async def open(self) -> None:
+        """Begin to write; what was recorded so far is written first.
+
+        Raises:
+            SessionError: its directory or its journal cannot be used.
+        """
+        async with self._opening:
+            if self._journal is not None:
+                return
+            loop = asyncio.get_running_loop()
+            if self._lease is None:
+                self._lease = await loop.run_in_executor(None, self._begin)
+            self._journal = Journal(journal_path(self.session.path), self._lease.still_ours)
+            self._journal.append(self._opened())
+            self._renewing = loop.create_task(self._renew(), name="lease of the session")
+
+    def _begin(self) -> Lease:
+        make_session(self.session.path)
+        return Lease(journal_path(self.session.path))
+
+    def _opened(self) -> SessionOpened:
+        from . import __version__
+
+        return SessionOpened(
+            time=time.time(),
+            schema=SCHEMA,
+            uid=self.session.path.name,
+            secret=self.session.secret,
+            host=this_host(),
+            pid=os.getpid(),
+            script=tuple(sys.argv),
+            version=__version__,
+            python=platform.python_version(),
+            resumed=self.past is not None,
+        )
+
+    async def _renew(self) -> None:
+        assert self._lease is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LEASE / 3)
+            if not await loop.run_in_executor(None, self._lease.still_ours):
+                log.error("another driver has taken over session %s", self.session.path)
+                return
+
+    async def end_forgotten(self, lanes: Mapping[str, Lane]) -> None:
+        """Let backends take over what may still run of an earlier driver, and what nobody has called since."""
+        for lane in lanes.values():
+            left = [] if self.past is None else [item for item in self.past.left() if item.backend == lane.name]
+            if left and lane.recorded:
+                log.warning("not called any more, so ended: %s", ", ".join(item.uid for item in left))
+                await lane.backend.reattach([earlier_task(item) for item in left])
+
+    async def close(self, detached: bool = False) -> None:
+        """Record the end, and let go of the session."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        if self._journal is not None:
+            self._journal.append(SessionClosed(time=time.time(), detached=detached))
+            self._journal.close()
+        if self._lease is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._lease.close)
+        self._lease = None
+
+    def look_at(self, future: TaskFuture) -> None:
+        """Take digests of what a component was called with, while futures still stand for values in it."""
+        try:
+            parts = self._call_of(future)
+        except Unkeyable as error:
+            log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, future._spec.name, error)
+            parts = ()
+        if future._spec.kind == BLOCK:
+            future.description["key"] = self._key((future._spec.name, *parts)) if parts else ""
+        else:
+            future.task["parts"] = parts
+
+    def _call_of(self, future: TaskFuture) -> tuple[str, ...]:
+        spec, task, found = future._spec, future.description, future._found
+        code = arguments = files = dependencies = ""
+        if spec.kind in (FUNCTION, BLOCK):
+            code = self._code_of(spec)[0]
+            args, kwargs = task["args"], task["kwargs"]
+            arguments = digest((*args, kwargs), _key_of) if kwargs else digest(args, _key_of)
+        if found is not None:
+            if found.inputs or found.outputs:
+                files = digest([*((item, _print_of(item)) for item in found.inputs), *found.outputs], _key_of)
+            dependencies = joined(_key_of(other) for other in found.futures)
+        if task["description"] is spec.description:
+            description = self._code_of(spec)[1]
+        else:
+            description = digest(task["task_backend_specific_kwargs"])
+        return code, arguments, description, files, dependencies
+
+    def _code_of(self, spec: Spec) -> tuple[str, str]:
+        known = self._codes.get(spec)
+        if known is None:
+            code = digest_of_code(spec.func) if spec.kind in (FUNCTION, BLOCK) else ""
+            known = self._codes[spec] = code, digest(spec.defaults)
+        return known
+
+    def _key(self, parts: tuple[str, ...]) -> str:
+        base = joined(parts)
+        number = self._occurrences[base] = self._occurrences.get(base, 0) + 1
+        return base if number == 1 else joined((base, str(number)))
+
+    def identify(self, future: TaskFuture) -> Earlier | None:
+        """Give a task that is about to be submitted its key.
+
+        Returns:
+            The task of an earlier driver that it is.
+        """
+        task, spec = future.task, future._spec
+        parts = task["parts"]
+        if parts and spec.kind != FUNCTION:
+            parts = (digest(task.get("command") or task.get("prompt")), *parts[1:])
+        # Without a key of its own it is a stranger to all that depends on it, too.
+        task["key"] = self._key((spec.name, *parts)) if parts else ""
+        task["parts"] = tuple([part[:_BRIEF] for part in parts])
+        if self.past is None:
+            return None
+        earlier = self.past.claim(task["key"]) if task["key"] else None
+        if earlier is None:
+            self._tell_new(future)
+            return None
+        task["earlier"] = earlier
+        task["attempt"] = earlier.attempt
+        if earlier.state in (TaskState.FAILED, TaskState.CANCELED):
+            log.info("%s '%s' is run again: it was %s before", earlier.uid, spec.name, earlier.state)
+            _start_over(task)
+        return earlier
+
+    def _tell_new(self, future: TaskFuture) -> None:
+        assert self.past is not None
+        why = "it cannot be recognized"
+        if future.task["key"]:
+            why = self.past.difference(future._spec.name, future.task["parts"])
+        log.info("%s '%s' is run: %s", future.uid, future._spec.name, why)
+
+    async def admit(self, lane: Lane, tasks: Sequence[Task]) -> list[Task]:
+        """Record that tasks are about to be submitted, and let the backend take over what an earlier driver had.
+
+        Returns:
+            Those that are to be submitted.
+
+        Raises:
+            SessionError: they cannot be recorded, so they must not be submitted.
+        """
+        if self._journal is None:
+            await self.open()
+            assert self._journal is not None
+        known = [task for task in tasks if task.get("earlier") is not None]
+        fresh = [task for task in tasks if task.get("earlier") is None] if known else list(tasks)
+        if known:
+            fresh += await self._reattach(lane, known)
+        for task in fresh:
+            self._journal.append(_ready(task, lane.name))
+        if lane.outlives_driver and fresh:
+            await self._journal.commit()
+        elif self._journal.failure is not None:
+            raise self._journal.failure
+        return fresh
+
+    async def _reattach(self, lane: Lane, tasks: list[Task]) -> list[Task]:
+        elsewhere = [task for task in tasks if task["earlier"].backend != lane.name and task["earlier"].unfinished]
+        if elsewhere:
+            first = elsewhere[0]["earlier"]
+            raise SessionError(
+                f"{first.uid} '{first.name}' may still run on backend '{first.backend}', and is called for"
+                f" '{lane.name}' now: resume the session with the backends that it had"
+            )
+        taken = await lane.backend.reattach(tasks)
+        left = [task for task in tasks if task["uid"] not in taken]
+        for task in left:
+            log.info("%s '%s' is run again: what it left cannot be used", task["uid"], task["name"])
+            _start_over(task)
+        return left
+
+    def note(self, task: Task, state: TaskState, lane: Lane) -> None:
+        """Record what a backend has reported."""
+        if self._journal is None:
+            return
+        uid, attempt = task["uid"], task.get("attempt", 0)
+        if state in FINAL:
+            known = task.get("earlier")
+            if known is None or known.ended is None:
+                self._journal.append(_ended(task, state))
+        elif lane.outlives_driver:
+            event = TaskRunning if state is TaskState.RUNNING else TaskSubmitted
+            self._journal.append(event(time=time.time(), uid=uid, attempt=attempt, native_id=task.get("native_id")))
+
+
+def _start_over(task: Task) -> None:
+    task["earlier"] = None
+    task["attempt"] = task.get("attempt", 0) + 1
+
+
+def _key_of(future: TaskFuture) -> str:
+    key = future.description.get("key")
+    if key is None:
+        # Of a backend that is not recorded: its value stands for it.
+        return digest(future.result())
+    if not key:
+        raise Unkeyable(f"{future.uid}, on which it depends, cannot be recognized")
+    return key
+
+
+def _print_of(item: InputFile) -> Any:
+    return None if item.local_file is None or item.sha256 is not None else fingerprint(str(item.filepath))
+
+
+def _ready(task: Task, backend: str) -> TaskReady:
+    return TaskReady(
+        time=time.time(),
+        uid=task["uid"],
+        name=task["name"],
+        kind=FUNCTION if task.get("function") is not None else "prompt" if task.get("prompt") else "executable",
+        backend=backend,
+        attempt=task.get("attempt", 0),
+        key=task.get("key", ""),
+        parts=task.get("parts", ()),
+        dependencies=tuple(item["uid"] for item in task["metadata"]["dependencies"]),
+        workflow=task.get("workflow_id"),
+        service=bool(task.get("is_service")),
+    )
+
+
+def _ended(task: Task, state: TaskState) -> TaskEnded:
+    error = task.get("exception")
+    cause = task.get("cause")
+    return TaskEnded(
+        time=time.time(),
+        uid=task["uid"],
+        state=str(state),
+        attempt=task.get("attempt", 0),
+        cause=None if cause is None else str(cause),
+        exit_code=task.get("exit_code"),
+        signal=task.get("signal"),
+        started=task.get("started"),
+        ended=task.get("ended"),
+        native_id=task.get("native_id"),
+        text="" if error is None else str(error)[:_TEXT],
+        kept=task.get("kept"),
+        max_rss=task.get("max_rss"),
+        cpu_time=task.get("cpu_time"),
+    )
+
+
+def earlier_task(earlier: Earlier) -> Task:
+    """Make the dict of a task that nobody has called any more, so that its backend can end it."""
+    return {
+        "uid": earlier.uid,
+        "name": earlier.name,
+        "attempt": earlier.attempt,
+        "earlier": earlier,
+        "function": None,
+        "command": ["false"],
+        "args": (),
+        "kwargs": {},
+        "metadata": {"dependencies": (), "input_files": (), "output_files": ()},
+    }

@@ -1,0 +1,158 @@
+"""What an earlier driver of the session has left on this machine: results to take, and processes to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asyncflow_hpc.data import BOOKKEEPING
+from asyncflow_hpc.session import Session
+from asyncflow_hpc.states import TaskState
+from asyncflow_hpc.task import Task, TaskDescription
+
+from ..away import take_verdict
+from ..evidence import read_record, record_path
+from ..output import read_large
+from ..run_script import said
+from ..sandbox import sandbox_of
+from ..staging.apply import missing
+from ..staging.plan import Plan
+from ..verdict import Verdict, verdict_on
+from .functions import remove_captures
+from .processes import MARK, kill_marked
+from .worker import ANSWER_FILE
+
+if TYPE_CHECKING:
+    from asyncflow_hpc.earlier import Earlier
+
+__all__ = ["KEPT", "end_earlier", "keep_result", "leave_mark", "take_over"]
+
+log = logging.getLogger(__name__)
+
+KEPT = 4096
+"""Bytes of a pickled result that go into the journal; a larger one goes into its sandbox."""
+
+_RESULT, _MARK_FILE = "value.pkl", ".mark"
+
+
+def _own(sandbox: str, name: str) -> str:
+    return f"{sandbox}/{BOOKKEEPING}/{name}"
+
+
+def leave_mark(session: Path, mark: str) -> None:
+    """Leave word, before the first process starts, by which mark a later driver finds it; removed with the captures."""
+    path = Path(_own(str(session), f"{mark}{_MARK_FILE}"))
+    path.parent.mkdir(0o700, exist_ok=True)
+    path.write_text(socket.gethostname(), encoding="utf-8")
+
+
+def end_earlier(session: Path) -> None:
+    """End the processes that earlier drivers have left on this machine; blocks until they are gone."""
+    for path in Path(session, BOOKKEEPING).glob(f"*{_MARK_FILE}"):
+        host, mark = path.read_text(encoding="utf-8"), path.name.removesuffix(_MARK_FILE)
+        if host != socket.gethostname():
+            log.warning("processes of session %s may still run on %s, where only you can end them", session, host)
+            continue
+        kill_marked(MARK, mark)
+        remove_captures(str(session), mark)
+
+
+def keep_result(task: Task, data: bytes, sandbox: str | None) -> None:
+    """Keep the pickled result of a function for a resume: a small one in the journal, else in the sandbox."""
+    if len(data) <= KEPT:
+        task["kept"] = data
+    elif sandbox is not None:
+        os.makedirs(f"{sandbox}/{BOOKKEEPING}", 0o700, exist_ok=True)
+        with open(_own(sandbox, f"{_RESULT}.part"), "wb") as stream:
+            stream.write(data)
+        os.rename(stream.name, _own(sandbox, _RESULT))
+
+
+def never_began(task: Task, session: str) -> bool:
+    """Tell whether nothing of an attempt has happened: it can still run."""
+    earlier: Earlier = task["earlier"]
+    return earlier.unfinished and not os.path.lexists(sandbox_of(session, earlier.uid, earlier.attempt))
+
+
+def take_over(task: Task, description: TaskDescription, plan: Plan, session: Session) -> bool:
+    """Put what an earlier driver's attempt has come to into its task's dict; blocks as long as the files take.
+
+    Returns:
+        Whether it is DONE by evidence: by the journal and what lies in its sandbox, or by its completion record.
+    """
+    earlier: Earlier = task["earlier"]
+    sandbox = sandbox_of(str(session.path), earlier.uid, earlier.attempt)
+    try:
+        verdict = _verdict(task, earlier, description, plan, session, sandbox)
+        if verdict is None or verdict.state is not TaskState.DONE:
+            return False
+        if missing(plan.promised, description.cwd or sandbox):
+            return False
+        task["sandbox"] = sandbox
+        return _load(task, earlier, verdict, sandbox)
+    except Exception as error:
+        log.warning("what %s left in %s cannot be used: %s", earlier.uid, sandbox, error)
+        return False
+
+
+def _verdict(
+    task: Task, earlier: Earlier, description: TaskDescription, plan: Plan, session: Session, sandbox: str
+) -> Verdict | None:
+    if earlier.ended is not None:
+        return Verdict(TaskState(earlier.ended.state), exit_code=earlier.ended.exit_code)
+    record = read_record(
+        record_path(sandbox),
+        session=session.path.name,
+        uid=earlier.uid,
+        attempt=earlier.attempt,
+        nonce=session.nonce(earlier.uid, earlier.attempt),
+    )
+    if record is not None:
+        task["started"], task["ended"] = record.start, record.end
+        return verdict_on(record, plan.promised, description.cwd or sandbox, said(sandbox))
+    if task.get("function") is not None and os.path.exists(_own(sandbox, ANSWER_FILE)):
+        return Verdict(TaskState.DONE, exit_code=0)
+    return None
+
+
+def _load(task: Task, earlier: Earlier, verdict: Verdict, sandbox: str) -> bool:
+    task["exit_code"] = 0
+    if earlier.ended is not None:
+        task["started"], task["ended"] = earlier.ended.started or 0.0, earlier.ended.ended or 0.0
+    if task.get("function") is None or task.get("capture_stdio"):
+        task["stdout"], task["stderr"] = (_output(sandbox, earlier.uid, ending) for ending in ("out", "err"))
+    if task.get("function") is None:
+        return True
+    if earlier.ended is not None and earlier.ended.kept is not None:
+        task["return_value"] = pickle.loads(earlier.ended.kept)
+    elif os.path.exists(path := _own(sandbox, _RESULT)):
+        task["return_value"] = _unpickled(path)
+    elif os.path.exists(path := _own(sandbox, ANSWER_FILE)):
+        return _take_answer(task, _unpickled(path))
+    else:
+        # Through the run script: its result lies with its call.
+        return take_verdict(task, verdict, sandbox)[0] is TaskState.DONE
+    return True
+
+
+def _take_answer(task: Task, answer: dict[str, Any]) -> bool:
+    if "result" not in answer:
+        return False
+    task["return_value"] = pickle.loads(answer["result"])
+    keep_result(task, answer["result"], task["sandbox"])
+    return True
+
+
+def _unpickled(path: str) -> Any:
+    with open(path, "rb") as stream:
+        return pickle.load(stream)
+
+
+def _output(sandbox: str, uid: str, ending: str) -> str:
+    # A function leaves files only where it has printed something.
+    path = f"{sandbox}/{uid}.{ending}"
+    return read_large(path) if os.path.lexists(path) else ""
