@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -78,11 +78,11 @@ class Ledger:
 
     def _settled_elsewhere(self, key: str, dependency: Any) -> None:
         if dependency.cancelled():
-            for uid in self.graph.drop(key):
-                self.cancel(self.live[uid])
+            for future in self._still_live(self.graph.drop(key)):
+                self.cancel(future)
         elif (error := dependency.exception()) is not None:
-            for uid in self.graph.drop(key):
-                self.fail(self.live[uid], self._dependency_failure(self.live[uid], error))
+            for future in self._still_live(self.graph.drop(key)):
+                self.fail(future, self._dependency_failure(future, error))
         else:
             self._release(key)
 
@@ -101,17 +101,21 @@ class Ledger:
         if error is None:
             self._release(future._node)
             return
-        for uid in self.graph.drop(future._node):
-            self.fail(self.live[uid], self._dependency_failure(self.live[uid], error))
+        for dependent in self._still_live(self.graph.drop(future._node)):
+            self.fail(dependent, self._dependency_failure(dependent, error))
 
     def _release(self, key: str) -> None:
         if not self.graph.has_dependents(key):
             return
-        for uid in self.graph.done(key):
-            # One that was settled by hand while it waited is gone already.
+        for future in self._still_live(self.graph.done(key)):
+            self._on_ready(future)
+
+    def _still_live(self, uids: Iterable[str]) -> Iterator[TaskFuture]:
+        # One that was settled by hand while it waited is gone already.
+        for uid in uids:
             future = self.live.get(uid)
             if future is not None:
-                self._on_ready(future)
+                yield future
 
     def fail(self, future: TaskFuture, error: BaseException) -> None:
         """Set an exception, and fail all that depends on it, however far away."""
@@ -128,8 +132,8 @@ class Ledger:
                 future.set_exception(error)
             elif isinstance(future, ServiceFuture):
                 log.warning("service %s '%s' failed after it was ready: %s", future.uid, _name(future), error)
-            for uid in dependents:
-                failing.append((self.live[uid], self._dependency_failure(self.live[uid], error)))
+            for dependent in self._still_live(dependents):
+                failing.append((dependent, self._dependency_failure(dependent, error)))
         for future, has_dependents in failed:
             # asyncio complains of errors that nobody looks at. One who waits for any of these is told the root cause;
             # where nobody does, only the last in line complains.
@@ -143,7 +147,7 @@ class Ledger:
             future = cancelling.popleft()
             self._retire(future, "CANCELLED")
             future.cancel_now(msg)
-            cancelling.extend(self.live[uid] for uid in self.graph.drop(future._node))
+            cancelling.extend(self._still_live(self.graph.drop(future._node)))
 
     def _dependency_failure(self, future: TaskFuture, error: BaseException) -> DependencyFailureError:
         dependencies = future._found.futures if future._found is not None else ()

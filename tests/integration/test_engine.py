@@ -391,10 +391,15 @@ async def test_execute_block_and_submit(local: WorkflowEngine) -> None:
     async def body(x: int) -> int:
         return x + 1
 
-    future = waits_for(slow())
+    dependency = slow()
+    future = waits_for(dependency)
     await local.execute_block(future, body, 4)
     assert await future == 5
     await local.submit([])
+    # It is gone already when what it waited for ends.
+    dependency.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await dependency
 
 
 async def test_cycles_are_refused(local: WorkflowEngine) -> None:
