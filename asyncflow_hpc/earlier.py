@@ -94,14 +94,16 @@ class Past:
 _MOST = 1000
 
 
-def past_of(events: Iterable[Event]) -> Past:
-    """Make the past of a session of its events.
+def past_of(events: Iterable[Event]) -> Past | None:
+    """Make the past of a session of its events; None where there are none.
 
     Raises:
         JournalError: they do not begin as a session does.
     """
     events = iter(events)
     opened = next(events, None)
+    if opened is None:
+        return None
     if not isinstance(opened, SessionOpened):
         raise JournalError(
             "the journal does not begin with the line of a session: it is none, or its first line is lost"

@@ -72,7 +72,7 @@ class Recording:
     @classmethod
     def _resume(cls, path: Path) -> Recording:
         # Without one there is nothing to resume, and the lease would make an empty one.
-        next(iter(read_events(path)), None)
+        next(read_events(path), None)
         make_session(path)
         lease = Lease(journal_path(path))
         try:
@@ -80,7 +80,8 @@ class Recording:
         except BaseException:
             lease.close()
             raise
-        return cls(Session(path, past.opened.secret), past, lease)
+        # A driver that died before its first line had begun nothing.
+        return cls(Session(path), None, lease) if past is None else cls(Session(path, past.opened.secret), past, lease)
 
     async def open(self) -> None:
         """Begin to write; what was recorded so far is written first.
@@ -241,8 +242,11 @@ class Recording:
             self._journal.append(_ready(task, lane.name))
         if lane.outlives_driver and fresh:
             await self._journal.commit()
-        elif self._journal.failure is not None:
-            raise self._journal.failure
+        else:
+            # What ends with this machine needs to outlive this process only.
+            self._journal.flush()
+            if self._journal.failure is not None:
+                raise self._journal.failure
         return fresh
 
     async def _reattach(self, lane: Lane, tasks: list[Task]) -> list[Task]:

@@ -182,7 +182,8 @@ class LocalExecutionBackend(SandboxBackend):
         for task in tasks:
             description = describe(task)
             plan = make_plan(task, str(self.session.path), lambda directory: os.stat(directory).st_dev)
-            if take_over(task, description, plan, self.session):
+            boxed = task.get("function") is None or self.executor is None
+            if take_over(task, description, plan, self.session, boxed):
                 taken.add(task["uid"])
         return taken
 

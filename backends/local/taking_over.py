@@ -78,8 +78,11 @@ def never_began(task: Task, session: str) -> bool:
     return earlier.unfinished and not os.path.lexists(sandbox_of(session, earlier.uid, earlier.attempt))
 
 
-def take_over(task: Task, description: TaskDescription, plan: Plan, session: Session) -> bool:
+def take_over(task: Task, description: TaskDescription, plan: Plan, session: Session, boxed: bool) -> bool:
     """Put what an earlier driver's attempt has come to into its task's dict; blocks as long as the files take.
+
+    Args:
+        boxed: it ran in a sandbox, whose files others may want.
 
     Returns:
         Whether it is DONE by evidence: by the journal and what lies in its sandbox, or by its completion record.
@@ -90,9 +93,10 @@ def take_over(task: Task, description: TaskDescription, plan: Plan, session: Ses
         verdict = _verdict(task, earlier, description, plan, session, sandbox)
         if verdict is None or verdict.state is not TaskState.DONE:
             return False
-        if missing(plan.promised, description.cwd or sandbox):
-            return False
-        task["sandbox"] = sandbox
+        if boxed:
+            if not os.path.isdir(sandbox) or missing(plan.promised, description.cwd or sandbox):
+                return False
+            task["sandbox"] = sandbox
         return _load(task, earlier, verdict, sandbox)
     except Exception as error:
         log.warning("what %s left in %s cannot be used: %s", earlier.uid, sandbox, error)
