@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .errors import JournalError
 from .events import Event, SessionOpened, TaskEnded, TaskReady, TaskRunning, TaskSubmitted
-from .keys import PARTS
+from .recognition import PARTS
 from .states import TaskState
 
 __all__ = ["Earlier", "Past", "past_of"]
@@ -87,7 +87,7 @@ class Past:
             return "it was not called in this way before"
         old = best[1]
         changed = [word for word, a, b in zip(PARTS, parts, old.parts, strict=False) if a != b]
-        return f"{' and '.join(changed) or 'the number of its calls'} changed since {old.uid}"
+        return f"its {' and '.join(changed) or 'arguments'} changed since {old.uid}"
 
 
 # Calls of one function among which the nearest is looked for.

@@ -45,6 +45,9 @@ CANCEL_TIMEOUT = 30
 # Seconds that the bodies of blocks may take to clean up at a shutdown.
 BODY_TIMEOUT = 5
 
+# Tasks that are recorded at once before they are handed over.
+SLICE = 256
+
 
 class WorkflowEngine(Decorators):
     """Runs tasks and blocks on one or more backends; made by `create`.
@@ -178,23 +181,15 @@ class WorkflowEngine(Decorators):
 
     def _ready(self, future: TaskFuture) -> None:
         spec = future._spec
-        if spec.lane.recorded and self._recording is not None:
-            self._recording.look_at(future)
-        if future._found is not None and not self._preparing.fill_in(future):
-            return
+        if future._found is not None:
+            if spec.lane.recorded and self._recording is not None:
+                self._recording.recognition.look_at(future)
+            if not self._preparing.fill_in(future):
+                return
         if spec.kind == FUNCTION:
-            self.enqueue(future)
+            spec.lane.add(future.task)
         else:
             self._preparing.start(future)
-
-    def enqueue(self, future: TaskFuture) -> None:
-        """Let a task that is ready, and whose command is known, go to its backend."""
-        lane = future._spec.lane
-        if lane.recorded and self._recording is not None:
-            earlier = self._recording.identify(future)
-            if earlier is not None:
-                self._ledger.rename(future, earlier.uid)
-        lane.add(future.task)
 
     async def run(self) -> None:
         """Submit what gets ready until the engine is shut down; started by `create`."""
@@ -229,6 +224,14 @@ class WorkflowEngine(Decorators):
         await asyncio.gather(*(self._submit(lane, batch) for lane, batch in batches.items()))
 
     async def _submit(self, lane: Lane, batch: list[Task]) -> None:
+        if not lane.recorded or self._recording is None:
+            await self._hand_over(lane, batch)
+            return
+        # The first are to run while the others are still being recorded.
+        for start in range(0, len(batch), SLICE):
+            await self._hand_over(lane, batch[start : start + SLICE], self._recording)
+
+    async def _hand_over(self, lane: Lane, batch: list[Task], recording: Recording | None = None) -> None:
         live = self._ledger.live
         tasks = []
         for task in batch:
@@ -237,12 +240,15 @@ class WorkflowEngine(Decorators):
                 future._submitted = True
                 task["state"] = _SUBMITTED
                 tasks.append(task)
+                if recording is not None and (earlier := recording.identify(future)) is not None:
+                    self._ledger.rename(future, earlier.uid)
         if not tasks:
             return
         try:
-            if lane.recorded and self._recording is not None:
-                tasks = await self._recording.admit(lane, tasks)
-            await lane.backend.submit_tasks(tasks)
+            if recording is not None:
+                tasks = await recording.admit(lane, tasks)
+            if tasks:
+                await lane.backend.submit_tasks(tasks)
         except Exception as error:
             log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
             for task in tasks:
@@ -269,12 +275,13 @@ class WorkflowEngine(Decorators):
         if future is None:
             log.debug("%s reported '%s' after it was settled", task["uid"], state)
             return
-        meaning = future._spec.lane.meaning.get(state)
+        lane = future._spec.lane
+        meaning = lane.meaning.get(state)
         if task is not future.task:
             own: dict[str, Any] = future.task  # type: ignore[assignment]
             own.update({key: value for key, value in task.items() if key in REPORTED})
-        if meaning is not None and self._recording is not None and future._spec.lane.recorded:
-            self._recording.note(future.task, meaning, future._spec.lane)
+        if lane.recorded and self._recording is not None and (meaning in FINAL or lane.outlives_driver):
+            self._recording.note(future.task, meaning)
         if service_callback is not None:
             service_callback(future, reported, state)
         if future._cancelling and meaning in FINAL:

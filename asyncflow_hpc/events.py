@@ -60,7 +60,7 @@ class TaskReady(_Event, tag="task", frozen=True, kw_only=True, omit_defaults=Tru
         kind: function, executable or prompt.
         backend: name of the backend.
         key: by which a later driver recognizes it; "" where it cannot be recognized.
-        parts: digests of what the key was made of, in the order of `keys.PARTS`, to say what has changed.
+        parts: digests of what the key was made of, in the order of `recognition.PARTS`, to say what has changed.
         dependencies: uids.
         workflow: its workflow_id.
         service: whether it is one.

@@ -31,6 +31,9 @@ _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _SUM = b',"sum":"%08x"}\n'
 _SUM_LENGTH = len(_SUM % 0)
 
+# Seconds between two writes: one for each line would cost more than all the rest.
+_BETWEEN = 0.001
+
 
 def journal_path(session: str | Path) -> Path:
     """Say where the journal of a session is."""
@@ -143,7 +146,8 @@ def _content(path: Path) -> bytes:
 class Journal:
     """Writes the journal of a session; used on the loop of its engine.
 
-    What is appended reaches the kernel at the end of the same turn of the loop, and the disk with the next `commit`.
+    What is appended reaches the kernel at the end of the same turn of the loop, or a millisecond after the lines before
+    it, and the disk with the next `commit`.
 
     Args:
         path: of the file; what is torn at its end is cut off.
@@ -159,6 +163,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._waiting: list[bytes] = []
         self._scheduled = False
+        self._written = 0.0
         self._committing = asyncio.Lock()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
@@ -186,7 +191,11 @@ class Journal:
         self._waiting.append(line_of(event))
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self.flush)
+            wait = self._written + _BETWEEN - self._loop.time()
+            if wait > 0:
+                self._loop.call_later(wait, self.flush)
+            else:
+                self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Hand over to the kernel what was appended; what it does not take waits for the next time."""
@@ -202,6 +211,7 @@ class Journal:
             self._refused(error, data)
             return
         self._size += len(data)
+        self._written = self._loop.time()
         self._waiting.clear()
         if self.failure is not None:
             log.warning("%s can be written again", self.path)

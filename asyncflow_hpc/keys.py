@@ -18,10 +18,7 @@ from typing import Any
 from .data import InputFile, OutputFile
 from .futures import TaskFuture
 
-__all__ = ["PARTS", "Unkeyable", "digest", "digest_of_code", "joined"]
-
-PARTS = ("code", "arguments", "description", "files", "dependencies")
-"""What a key is made of."""
+__all__ = ["Unkeyable", "content", "digest", "digest_of_code", "fingerprint", "joined", "keyed"]
 
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
 
@@ -41,8 +38,13 @@ def joined(parts: Iterable[str]) -> str:
     return _hash(" ".join(parts).encode())
 
 
-def digest(value: Any, key_of: Callable[[TaskFuture], str] = lambda future: future.uid) -> str:
-    """Return the digest of a value.
+def keyed(prefix: str, data: bytes) -> str:
+    """Make one digest of another one and of the content of a value."""
+    return _hash(prefix.encode() + data)
+
+
+def content(value: Any, key_of: Callable[[TaskFuture], str] = lambda future: future.uid) -> bytes:
+    """Return bytes that say what a value is.
 
     Args:
         key_of: gives the key of a task whose future is in it.
@@ -50,9 +52,9 @@ def digest(value: Any, key_of: Callable[[TaskFuture], str] = lambda future: futu
     Raises:
         Unkeyable: it cannot be pickled, say.
     """
-    if type(value) is tuple and all(type(item) in _ATOMS for item in value):
+    if type(value) is tuple and all([type(item) in _ATOMS for item in value]):
         # Of most calls; nothing else starts as these do.
-        return _hash(repr(value).encode())
+        return repr(value).encode()
     stream = io.BytesIO()
     pickler = _Pickler(stream, key_of)
     try:
@@ -61,7 +63,12 @@ def digest(value: Any, key_of: Callable[[TaskFuture], str] = lambda future: futu
         raise
     except Exception as error:
         raise Unkeyable(f"it holds what cannot be pickled: {error}") from error
-    return _hash(stream.getvalue())
+    return stream.getvalue()
+
+
+def digest(value: Any, key_of: Callable[[TaskFuture], str] = lambda future: future.uid) -> str:
+    """Return the digest of a value; see `content`."""
+    return _hash(content(value, key_of))
 
 
 class _Pickler(pickle.Pickler):

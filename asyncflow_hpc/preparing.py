@@ -83,7 +83,7 @@ class Preparing:
             self._failed(task, future, error)
         else:
             if not future.done():
-                self._engine.enqueue(future)
+                spec.lane.add(task)
 
     def _failed(self, description: Task, future: TaskFuture, error: BaseException) -> None:
         if self._engine.loop.is_closed():

@@ -10,21 +10,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .components import BLOCK, FUNCTION
+from .components import FUNCTION
 from .earlier import Earlier, Past, past_of
 from .errors import SessionError
 from .events import SCHEMA, SessionClosed, SessionOpened, TaskEnded, TaskReady, TaskRunning, TaskSubmitted
 from .journal import Journal, journal_path, read_events
-from .keys import Unkeyable, digest, digest_of_code, fingerprint, joined
 from .lease import LEASE, Lease, this_host
+from .recognition import Recognition
 from .session import Session, make_session
 from .states import FINAL, TaskState
 
 if TYPE_CHECKING:
-    from .components import Spec
-    from .data import InputFile
     from .futures import TaskFuture
     from .lanes import Lane
     from .task import Task
@@ -32,9 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Recording"]
 
 log = logging.getLogger(__name__)
-
-# Hex digits of a part's digest that the journal keeps, to say what has changed.
-_BRIEF = 8
 
 # Characters of an error that the journal keeps.
 _TEXT = 500
@@ -56,8 +51,7 @@ class Recording:
         self._journal: Journal | None = None
         self._opening = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
-        self._codes: dict[Spec, tuple[str, str]] = {}
-        self._occurrences: dict[str, int] = {}
+        self.recognition = Recognition()
 
     @classmethod
     async def resume(cls, path: Path) -> Recording:
@@ -148,63 +142,17 @@ class Recording:
             await asyncio.get_running_loop().run_in_executor(None, self._lease.close)
         self._lease = None
 
-    def look_at(self, future: TaskFuture) -> None:
-        """Take digests of what a component was called with, while futures still stand for values in it."""
-        try:
-            parts = self._call_of(future)
-        except Unkeyable as error:
-            log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, future._spec.name, error)
-            parts = ()
-        if future._spec.kind == BLOCK:
-            future.description["key"] = self._key((future._spec.name, *parts)) if parts else ""
-        else:
-            future.task["parts"] = parts
-
-    def _call_of(self, future: TaskFuture) -> tuple[str, ...]:
-        spec, task, found = future._spec, future.description, future._found
-        code = arguments = files = dependencies = ""
-        if spec.kind in (FUNCTION, BLOCK):
-            code = self._code_of(spec)[0]
-            args, kwargs = task["args"], task["kwargs"]
-            arguments = digest((*args, kwargs), _key_of) if kwargs else digest(args, _key_of)
-        if found is not None:
-            if found.inputs or found.outputs:
-                files = digest([*((item, _print_of(item)) for item in found.inputs), *found.outputs], _key_of)
-            dependencies = joined(_key_of(other) for other in found.futures)
-        if task["description"] is spec.description:
-            description = self._code_of(spec)[1]
-        else:
-            description = digest(task["task_backend_specific_kwargs"])
-        return code, arguments, description, files, dependencies
-
-    def _code_of(self, spec: Spec) -> tuple[str, str]:
-        known = self._codes.get(spec)
-        if known is None:
-            code = digest_of_code(spec.func) if spec.kind in (FUNCTION, BLOCK) else ""
-            known = self._codes[spec] = code, digest(spec.defaults)
-        return known
-
-    def _key(self, parts: tuple[str, ...]) -> str:
-        base = joined(parts)
-        number = self._occurrences[base] = self._occurrences.get(base, 0) + 1
-        return base if number == 1 else joined((base, str(number)))
-
     def identify(self, future: TaskFuture) -> Earlier | None:
         """Give a task that is about to be submitted its key.
 
         Returns:
             The task of an earlier driver that it is.
         """
-        task, spec = future.task, future._spec
-        parts = task["parts"]
-        if parts and spec.kind != FUNCTION:
-            parts = (digest(task.get("command") or task.get("prompt")), *parts[1:])
-        # Without a key of its own it is a stranger to all that depends on it, too.
-        task["key"] = self._key((spec.name, *parts)) if parts else ""
-        task["parts"] = tuple([part[:_BRIEF] for part in parts])
+        key = self.recognition.identify(future)
         if self.past is None:
             return None
-        earlier = self.past.claim(task["key"]) if task["key"] else None
+        task, spec = future.task, future._spec
+        earlier = self.past.claim(key) if key else None
         if earlier is None:
             self._tell_new(future)
             return None
@@ -264,16 +212,18 @@ class Recording:
             _start_over(task)
         return left
 
-    def note(self, task: Task, state: TaskState, lane: Lane) -> None:
-        """Record what a backend has reported."""
+    def note(self, task: Task, state: TaskState | None) -> None:
+        """Record what a backend has reported; None is for what says nothing."""
         if self._journal is None:
             return
         uid, attempt = task["uid"], task.get("attempt", 0)
+        if state is None:
+            return
         if state in FINAL:
             known = task.get("earlier")
             if known is None or known.ended is None:
                 self._journal.append(_ended(task, state))
-        elif lane.outlives_driver:
+        else:
             event = TaskRunning if state is TaskState.RUNNING else TaskSubmitted
             self._journal.append(event(time=time.time(), uid=uid, attempt=attempt, native_id=task.get("native_id")))
 
@@ -281,20 +231,6 @@ class Recording:
 def _start_over(task: Task) -> None:
     task["earlier"] = None
     task["attempt"] = task.get("attempt", 0) + 1
-
-
-def _key_of(future: TaskFuture) -> str:
-    key = future.description.get("key")
-    if key is None:
-        # Of a backend that is not recorded: its value stands for it.
-        return digest(future.result())
-    if not key:
-        raise Unkeyable(f"{future.uid}, on which it depends, cannot be recognized")
-    return key
-
-
-def _print_of(item: InputFile) -> Any:
-    return None if item.local_file is None or item.sha256 is not None else fingerprint(str(item.filepath))
 
 
 def _ready(task: Task, backend: str) -> TaskReady:
@@ -306,7 +242,7 @@ def _ready(task: Task, backend: str) -> TaskReady:
         backend=backend,
         attempt=task.get("attempt", 0),
         key=task.get("key", ""),
-        parts=task.get("parts", ()),
+        parts=task.pop("parts", ()),
         dependencies=tuple(item["uid"] for item in task["metadata"]["dependencies"]),
         workflow=task.get("workflow_id"),
         service=bool(task.get("is_service")),
@@ -328,7 +264,7 @@ def _ended(task: Task, state: TaskState) -> TaskEnded:
         ended=task.get("ended"),
         native_id=task.get("native_id"),
         text="" if error is None else str(error)[:_TEXT],
-        kept=task.get("kept"),
+        kept=task.pop("kept", None),
         max_rss=task.get("max_rss"),
         cpu_time=task.get("cpu_time"),
     )

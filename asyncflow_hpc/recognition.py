@@ -1,0 +1,111 @@
+"""The keys of an engine's tasks, by which a later driver recognizes them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .components import BLOCK, FUNCTION
+from .keys import Unkeyable, content, digest, digest_of_code, fingerprint, joined, keyed
+
+if TYPE_CHECKING:
+    from .components import Spec
+    from .data import InputFile
+    from .futures import TaskFuture
+
+__all__ = ["PARTS", "Recognition"]
+
+log = logging.getLogger(__name__)
+
+PARTS = ("code", "description", "files", "dependencies")
+"""What a key is made of, beside the arguments: where none of these differs, those do."""
+
+# Hex digits of a part's digest that are kept, to say what has changed.
+_BRIEF = 8
+
+
+class _Call(NamedTuple):
+    """What a call is recognized by, but for what differs between calls of one function."""
+
+    prefix: str
+    parts: tuple[str, ...]
+
+
+class Recognition:
+    """Gives each task a key that a later run of the same script gives the same task, and no other."""
+
+    def __init__(self) -> None:
+        self._plain: dict[Spec, _Call] = {}
+        self._occurrences: dict[str, int] = {}
+
+    def look_at(self, future: TaskFuture) -> None:
+        """Take a first look, while futures still stand for values in the arguments.
+
+        A task that was called with neither futures nor files needs it no earlier than `identify`.
+        """
+        task, spec = future.description, future._spec
+        try:
+            base = self._base(future)
+        except Unkeyable as error:
+            log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, spec.name, error)
+            base = ""
+        # The command of an executable task is still to come.
+        task["key"] = self._numbered(base) if spec.kind == BLOCK and base else base
+
+    def _base(self, future: TaskFuture) -> str:
+        spec, task = future._spec, future.description
+        call = self._call_of(future)
+        task["parts"] = call.parts
+        if spec.kind not in (FUNCTION, BLOCK):
+            return call.prefix
+        args, kwargs = task["args"], task["kwargs"]
+        return keyed(call.prefix, content((*args, kwargs) if kwargs else args, _key_of))
+
+    def _call_of(self, future: TaskFuture) -> _Call:
+        spec, task, found = future._spec, future.description, future._found
+        usual = task["description"] is spec.description
+        if usual and found is None and spec in self._plain:
+            return self._plain[spec]
+        code = digest_of_code(spec.func) if spec.kind in (FUNCTION, BLOCK) else ""
+        description = digest(spec.defaults if usual else task["task_backend_specific_kwargs"])
+        files = dependencies = ""
+        if found is not None:
+            if found.inputs or found.outputs:
+                files = digest([*((item, _print_of(item)) for item in found.inputs), *found.outputs], _key_of)
+            dependencies = joined(_key_of(other) for other in found.futures)
+        parts = (code, description, files, dependencies)
+        call = _Call(joined((spec.kind, spec.name, *parts)), tuple([part[:_BRIEF] for part in parts]))
+        if usual and found is None:
+            self._plain[spec] = call
+        return call
+
+    def _numbered(self, base: str) -> str:
+        # Tasks that are alike in all are told apart by their order.
+        number = self._occurrences[base] = self._occurrences.get(base, 0) + 1
+        return base if number == 1 else joined((base, str(number)))
+
+    def identify(self, future: TaskFuture) -> str:
+        """Give a task whose command is known its key; "" where it cannot be recognized."""
+        task, spec = future.task, future._spec
+        if "key" not in task:
+            self.look_at(future)
+        base = task["key"]
+        if base and spec.kind != FUNCTION:
+            base = keyed(base, content((task.get("command") or task.get("prompt"),)))
+        key = task["key"] = self._numbered(base) if base else ""
+        return key
+
+
+def _key_of(future: TaskFuture) -> str:
+    key = future.description.get("key")
+    if key is None:
+        # Of a backend that is not recorded: its value stands for it.
+        return digest(future.result())
+    if not key:
+        # Without a key of its own it is a stranger to all that depends on it, too.
+        raise Unkeyable(f"{future.uid}, on which it depends, cannot be recognized")
+    return key
+
+
+def _print_of(item: InputFile) -> Any:
+    return None if item.local_file is None or item.sha256 is not None else fingerprint(str(item.filepath))
