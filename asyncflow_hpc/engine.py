@@ -350,7 +350,8 @@ class WorkflowEngine(Decorators):
     def abandon(self) -> None:
         """End all tasks without waiting: the loop or the process is about to end."""
         for lane in self.lanes.values():
-            lane.abandon()
+            if self.on_exit != "detach" or not lane.outlives_driver:
+                lane.abandon()
 
     async def shutdown(self, skip_execution_backend: bool = False) -> None:
         """End all that runs, then the backends; unfinished futures are cancelled. Safe to call twice.

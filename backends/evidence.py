@@ -14,6 +14,8 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
+from .sandbox import attempt_name
+
 __all__ = [
     "STAGES",
     "Record",
@@ -113,7 +115,7 @@ def marker_name(uid: str, attempt: int) -> str:
     Raises:
         ValueError: no marker can have that name.
     """
-    name = f"{uid}.{attempt}" if attempt else uid
+    name = attempt_name(uid, attempt)
     if parse_marker(name) != (uid, attempt):
         raise ValueError(f"attempt {attempt!r} of {uid!r} cannot have a marker")
     return name

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from asyncflow_hpc.task import Task, TaskDescription, describe
 
 from ..base import SandboxBackend
 from ..evidence import spool_of
-from ..sandbox import make_session, sandbox_of
+from ..sandbox import attempt_name, make_session, sandbox_of
 from ..spool import SpoolWatcher
 from ..staging.downloads import remote
 from ..staging.fetching import Fetching
@@ -35,6 +34,7 @@ from .scheduler import UNKNOWN, JobStatus, Report
 from .services import Services
 from .site import settings_for
 from .submitting import AHEAD, Pace, Submitting
+from .taking_over import TakingOver
 from .watching import QueueWatcher
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class PsijExecutionBackend(SandboxBackend):
         nodes=True,
         staging=True,
         services=True,
+        reattach=True,
+        outlives_driver=True,
         cancel_running=True,
         contextvars=True,
     )
@@ -114,6 +116,7 @@ class PsijExecutionBackend(SandboxBackend):
         self._jobs: dict[str, BatchJob] = {}
         self._spools: dict[Path, SpoolWatcher] = {}
         self._chores: set[asyncio.Task[None]] = set()
+        self._leaving = False
 
     async def start(self) -> None:
         """Look for the scheduler's commands, and begin to watch."""
@@ -139,6 +142,7 @@ class PsijExecutionBackend(SandboxBackend):
             self._pace, self._placing.submit, self._placing.find, self._submitted, self._not_submitted
         )
         self._submitting.start()
+        self._taking_over = TakingOver(self, self._submitting, self._ending)
 
     def check_description(self, description: TaskDescription) -> None:
         """Refuse what cannot be translated, and what the site would not take."""
@@ -156,13 +160,7 @@ class PsijExecutionBackend(SandboxBackend):
             await self._start_once()
         if self._closed:
             raise ConfigurationError(f"backend '{self.name}' was shut down")
-        session = self.session.path
-        if session not in self._spools:
-            make_session(session)
-            self._rules.check_place(session)
-            watcher = SpoolWatcher(spool_of(session), self._marker)
-            await watcher.start()
-            self._spools[session] = watcher
+        await self._watch_session()
         for task in tasks:
             try:
                 self._take(task)
@@ -171,13 +169,35 @@ class PsijExecutionBackend(SandboxBackend):
                 task["state"] = TaskState.FAILED
                 self.task_state_cb(task, TaskState.FAILED)
 
+    async def _watch_session(self) -> None:
+        session = self.session.path
+        if session not in self._spools:
+            make_session(session)
+            self._rules.check_place(session)
+            watcher = SpoolWatcher(spool_of(session), self._marker)
+            await watcher.start()
+            self._spools[session] = watcher
+
+    async def reattach(self, tasks: Sequence[Task]) -> Collection[str]:
+        """Take over jobs that an earlier driver submitted, or was about to submit."""
+        await self._watch_session()
+        return await self._taking_over.take(tasks)
+
+    def enter(self, job: BatchJob) -> None:
+        """Count a job among those that have not ended."""
+        self._jobs[job.uid] = job
+        self._all_ended.clear()
+
     def _take(self, task: Task) -> None:
         job = self.job_of(task)
         self.refuse_what_no_sandbox_holds(task, job.description)
         # Not every engine has asked before.
         self._rules.check(job.description)
-        self._jobs[job.uid] = job
-        self._all_ended.clear()
+        self.begin(job)
+
+    def begin(self, job: BatchJob) -> None:
+        """Let a job wait for its submission, once what it needs from elsewhere is there."""
+        self.enter(job)
         if remote(job.plan):
             self._fetching.begin(job, Path(job.session))
         else:
@@ -187,9 +207,10 @@ class PsijExecutionBackend(SandboxBackend):
         """Make the job of a task, without submitting it."""
         session = str(self.session.path)
         plan = make_plan(task, session, lambda directory: Path(directory).stat().st_dev)
-        name = self.dialect.job_name(f"{self.session.path.name}.{task['uid']}")
-        sandbox = sandbox_of(session, task["uid"])
-        return BatchJob(task, self.describe(task), plan, name, session, sandbox, uuid.uuid4().hex)
+        uid, attempt = task["uid"], task.get("attempt", 0)
+        name = self.dialect.job_name(f"{self.session.path.name}.{attempt_name(uid, attempt)}")
+        sandbox, nonce = sandbox_of(session, uid, attempt), self.session.nonce(uid, attempt)
+        return BatchJob(task, self.describe(task), plan, name, session, sandbox, nonce, attempt)
 
     def preview(self, task: Task) -> str:
         """Return the batch script that a task would be submitted as, and the run script that it starts."""
@@ -211,6 +232,7 @@ class PsijExecutionBackend(SandboxBackend):
     def _submitted(self, job: BatchJob) -> None:
         job.submitted = asyncio.get_running_loop().time()
         job.task["native_id"] = job.native_id
+        self.report(job.task, TaskState.SUBMITTED)
         if job.asked is not None:
             self._ending.cancel(job)
         self.queue.expect_change()
@@ -224,7 +246,7 @@ class PsijExecutionBackend(SandboxBackend):
 
     def _marker(self, uid: str, attempt: int) -> None:
         job = self._jobs.get(uid)
-        if job is not None and not attempt:
+        if job is not None and attempt == job.attempt:
             self._ending.look_at(job, sure=True)
 
     def _take_queue(self, report: Report, asked: float) -> bool:
@@ -301,8 +323,9 @@ class PsijExecutionBackend(SandboxBackend):
 
     def ended(self, job: BatchJob, state: TaskState, cause: FailureCause | None = None) -> None:
         """Report a task that has ended."""
-        if self._jobs.pop(job.uid, None) is None:
+        if self._jobs.get(job.uid) is not job:
             return
+        del self._jobs[job.uid]
         if job.phase in (Phase.QUEUED, Phase.RUNNING):
             self._submitting.left_queue()
         job.phase = Phase.ENDED
@@ -327,7 +350,7 @@ class PsijExecutionBackend(SandboxBackend):
 
     def forget_marker(self, job: BatchJob) -> None:
         """Remove the marker of a job that has been settled."""
-        self._spools[Path(job.session)].forget(job.uid, 0)
+        self._spools[Path(job.session)].forget(job.uid, job.attempt)
 
     async def cancel_task(self, uid: str) -> bool:
         """Cancel a task; one that was submitted is reported CANCELED when its job has ended."""
@@ -344,18 +367,23 @@ class PsijExecutionBackend(SandboxBackend):
                 self._ending.cancel(job)
         return True
 
+    async def detach(self) -> None:
+        """Leave the jobs to a later driver, and stop watching them."""
+        self._leaving = True
+        await self.shutdown()
+
     async def _shut(self) -> None:
         if not self._started:
             return
-        for uid in list(self._jobs):
-            await self.cancel_task(uid)
+        if not self._leaving:
+            for uid in list(self._jobs):
+                await self.cancel_task(uid)
         await self._submitting.close()
         try:
-            await asyncio.wait_for(self._all_ended.wait(), 2 * self.grace)
+            await asyncio.wait_for(self._all_ended.wait(), 0 if self._leaving else 2 * self.grace)
         except (asyncio.TimeoutError, TimeoutError):
-            log.warning(
-                "jobs that did not end in time: %s", ", ".join(str(job.native_id) for job in self._jobs.values())
-            )
+            how = "left to a resume" if self._leaving else "that did not end in time"
+            log.warning("jobs %s: %s", how, ", ".join(str(job.native_id) for job in self._jobs.values()))
         await self.queue.close()
         await self._services.close()
         for chore in self._chores:

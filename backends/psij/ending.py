@@ -20,7 +20,7 @@ from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
 from .commands import CommandTimeoutError, clean_environment
-from .jobs import BatchJob, is_of, recorded, said_of, verdict_of
+from .jobs import BatchJob, Phase, is_of, recorded, said_of, verdict_of
 from .scheduler import JobStatus, Meaning, Report, Settlement
 
 if TYPE_CHECKING:
@@ -68,8 +68,11 @@ class Ending:
                 hopeless = meaning is _LOST or (meaning.state is TaskState.CANCELED and job.never_ran)
                 record = await self._record(job, 0.0 if hopeless else self._backend.patience)
             verdict = verdict_of(job, record, meaning, settlement, said(job.sandbox))
+            if job.phase is Phase.ENDED:
+                # Its submission was given up meanwhile, and the task's dict may be of another attempt by now.
+                return
             if verdict is not None and (record is not None or not await self._belongs_to_another(job)):
-                await self._conclude(job, record, verdict)
+                await self.conclude(job, record, verdict)
             elif record is not None:
                 # It will run again, and leave another one.
                 self._backend.forget_marker(job)
@@ -167,7 +170,8 @@ class Ending:
             self._no_accounting = scheduler.accounting_disabled((err + out).decode(errors="replace"))
         return {}
 
-    async def _conclude(self, job: BatchJob, record: Record | None, verdict: Verdict) -> None:
+    async def conclude(self, job: BatchJob, record: Record | None, verdict: Verdict) -> None:
+        """Report the end of a job."""
         task = job.task
         if record is not None:
             self._backend.running(job)

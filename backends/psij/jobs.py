@@ -24,6 +24,7 @@ class Phase(Enum):
     SUBMITTING = "being submitted"
     QUEUED = "submitted"
     RUNNING = "running"
+    COLLECTED = "ended under an earlier driver"
     ENDED = "ended"
 
 
@@ -34,7 +35,9 @@ class BatchJob:
     Attributes:
         name: of the job in the queue.
         nonce: which the completion record must repeat.
+        attempt: 0 for the first; the task's own dict goes on to the next one.
         placed: its sandbox and scripts are there.
+        unclear: an earlier driver may have submitted it.
         asked: why we asked the scheduler to end it, if we did.
         status: what the queue said last.
         unseen_since: when the queue first did not list it, by the loop's clock.
@@ -49,6 +52,7 @@ class BatchJob:
     session: str
     sandbox: str
     nonce: str
+    attempt: int = 0
     phase: Phase = Phase.WAITING
     native_id: str | None = None
     asked: FailureCause | None = None
@@ -57,6 +61,7 @@ class BatchJob:
     started: float | None = None
     unseen_since: float | None = None
     placed: bool = False
+    unclear: bool = False
     settling: bool = False
     anothers: bool = False
     warned: set[str] = field(default_factory=set)
@@ -92,7 +97,7 @@ def recorded(job: BatchJob) -> Record | None:
         OSError: nobody can say whether there is one.
     """
     session = Path(job.session).name
-    return read_record(record_path(job.sandbox), session=session, uid=job.uid, attempt=0, nonce=job.nonce)
+    return read_record(record_path(job.sandbox), session=session, uid=job.uid, attempt=job.attempt, nonce=job.nonce)
 
 
 # What the scheduler knows better than the record: why a job was ended.

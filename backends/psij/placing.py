@@ -62,7 +62,8 @@ class Placing:
         job.native_id = await loop.run_in_executor(self._backend.threads, self._submit_now, job)
 
     def _leave_files(self, job: BatchJob) -> None:
-        make_sandbox(job.sandbox)
+        if not (job.unclear and Path(job.sandbox).is_dir()):
+            make_sandbox(job.sandbox)
         if job.task.get("function") is not None:
             leave_call(job.task, job.sandbox, self._pickles)
         try:
@@ -82,6 +83,7 @@ class Placing:
             session=job.session,
             sandbox=job.sandbox,
             nonce=job.nonce,
+            attempt=job.attempt,
             argv=self._backend.dialect.launch_line(argv, description, self._backend.python),
             environment=description.environment,
             plan=job.plan,

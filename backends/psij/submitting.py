@@ -96,7 +96,7 @@ class Submitting:
         self._workers: list[asyncio.Task[None]] = []
         self._carrying: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._queued = 0
+        self._queued = self._adopted = 0
         self._left, self._stopped = asyncio.Event(), asyncio.Event()
 
     def start(self) -> None:
@@ -116,9 +116,18 @@ class Submitting:
         job.phase = Phase.ENDED
         return True
 
+    def adopt(self) -> None:
+        """Take note of a job that an earlier driver has submitted."""
+        self._adopted += 1
+        self._queued += 1
+
     def left_queue(self) -> None:
         """Take note that a submitted job has ended."""
-        self._room.release()
+        if self._adopted:
+            # These took no room: there may be more of them than there is.
+            self._adopted -= 1
+        else:
+            self._room.release()
         self._queued -= 1
         self._left.set()
 
@@ -179,7 +188,7 @@ class Submitting:
 
     async def _until_submitted(self, job: BatchJob) -> None:
         loop = asyncio.get_running_loop()
-        until, pause, unclear = loop.time() + self._pace.patience, _SOON, False
+        until, pause, unclear = loop.time() + self._pace.patience, _SOON, job.unclear
         while True:
             if job.phase is Phase.ENDED:
                 # An attempt of which nobody knew has run.

@@ -17,7 +17,20 @@ ENGINE = sorted((ROOT / "asyncflow_hpc").glob("*.py"))
 BACKENDS = sorted((ROOT / "backends").rglob("*.py"))
 
 # What a backend may know of the engine.
-CONTRACT = {"backend", "command", "data", "earlier", "errors", "limits", "session", "site_model", "sites", "states", "task", "units"}
+CONTRACT = {
+    "backend",
+    "command",
+    "data",
+    "earlier",
+    "errors",
+    "limits",
+    "session",
+    "site_model",
+    "sites",
+    "states",
+    "task",
+    "units",
+}
 
 # No asyncio, no threads, no processes, no files.
 PURE = {"graph", "states", "units", "command", "errors"}
@@ -25,6 +38,7 @@ PURE_IMPORTS = {"__future__", "collections", "dataclasses", "datetime", "difflib
 
 HEAVY = [
     "cloudpickle",
+    "flufl",
     "msgspec",
     "numpy",
     "psij",

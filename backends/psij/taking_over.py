@@ -1,0 +1,87 @@
+"""Jobs that an earlier driver of the session submitted, or was about to submit when it died."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from asyncflow_hpc.states import TaskState
+from asyncflow_hpc.task import Task
+
+from ..evidence import Record
+from ..run_script import said
+from ..verdict import verdict_on
+from .ending import Ending
+from .jobs import BatchJob, Phase, recorded
+from .submitting import Submitting
+
+if TYPE_CHECKING:
+    from asyncflow_hpc.earlier import Earlier
+
+    from .backend import PsijExecutionBackend
+
+__all__ = ["TakingOver"]
+
+log = logging.getLogger(__name__)
+
+
+class TakingOver:
+    """Brings the jobs of an earlier driver back."""
+
+    def __init__(self, backend: PsijExecutionBackend, submitting: Submitting, ending: Ending) -> None:
+        self._backend = backend
+        self._submitting = submitting
+        self._ending = ending
+
+    async def take(self, tasks: Sequence[Task]) -> set[str]:
+        """Take tasks over; see `BaseExecutionBackend.reattach`."""
+        taken = set()
+        for task in tasks:
+            if await self._take(task):
+                taken.add(task["uid"])
+        return taken
+
+    async def _take(self, task: Task) -> bool:
+        earlier: Earlier = task["earlier"]
+        job = self._backend.job_of(task)
+        if earlier.ended is not None:
+            return await self._collect(job)
+        if earlier.native_id is None:
+            # Its driver died before it could tell: it is submitted if it is neither in the queue nor has run.
+            job.unclear = True
+            self._backend.begin(job)
+        else:
+            self._watch(job, earlier)
+        return True
+
+    async def _collect(self, job: BatchJob) -> bool:
+        """Report what a job has come to that an earlier driver saw end well, if its evidence is still there."""
+        try:
+            record: Record | None = await asyncio.get_running_loop().run_in_executor(
+                self._backend.threads, recorded, job
+            )
+        except OSError as error:
+            log.warning("the completion record of %s cannot be read now: %s", job.uid, error)
+            return False
+        if record is None:
+            return False
+        verdict = verdict_on(record, job.plan.promised, job.description.cwd or job.sandbox, said(job.sandbox))
+        if verdict.state is not TaskState.DONE:
+            return False
+        self._backend.enter(job)
+        job.phase, job.native_id = Phase.COLLECTED, record.native_id
+        job.task["native_id"], job.task["sandbox"] = record.native_id, job.sandbox
+        await self._ending.conclude(job, record, verdict)
+        return True
+
+    def _watch(self, job: BatchJob, earlier: Earlier) -> None:
+        self._backend.enter(job)
+        job.native_id = job.task["native_id"] = earlier.native_id
+        job.phase, job.placed = Phase.QUEUED, True
+        self._submitting.adopt()
+        if earlier.state is TaskState.RUNNING:
+            self._backend.running(job)
+        self._ending.look_at(job)
+        self._backend.queue.expect_change()
