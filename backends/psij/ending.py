@@ -175,6 +175,8 @@ class Ending:
         task = job.task
         if record is not None:
             self._backend.running(job)
+            # Its record may be faster than the answer of the submit command, or than a search for it in the queue.
+            task["sandbox"], task["native_id"] = job.sandbox, job.native_id or record.native_id
         unread = await self._take_output(job, record)
         if record is not None:
             task["started"], task["ended"] = record.start, record.end

@@ -71,8 +71,7 @@ class TakingOver:
         if verdict.state is not TaskState.DONE:
             return False
         self._backend.enter(job)
-        job.phase, job.native_id = Phase.COLLECTED, record.native_id
-        job.task["native_id"], job.task["sandbox"] = record.native_id, job.sandbox
+        job.phase = Phase.COLLECTED
         await self._ending.conclude(job, record, verdict)
         return True
 
