@@ -91,7 +91,9 @@ class Gate:
     def __init__(self, root: Path, name: str = "gate") -> None:
         self._open = root / f"{name}.open"
         self._log = root / f"{name}.log"
-        self._log.touch()
+        self.ended = root / f"{name}.ended"
+        for path in (self._log, self.ended):
+            path.touch()
 
     def command(self, name: object, then: str = "true") -> str:
         """A command that logs its name, waits, and does something."""
@@ -100,6 +102,10 @@ class Gate:
 
     def open(self) -> None:
         self._open.touch()
+
+    def ends(self) -> Counter[str]:
+        """How often each task has written that it goes on."""
+        return Counter(self.ended.read_text().split())
 
     def starts(self) -> Counter[str]:
         """How often each task has started."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
+import textwrap
+import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyncflow_hpc.events import Event, TaskEnded, TaskReady
 from asyncflow_hpc.journal import read_events
+
+from .on_slurm import Gate
 
 SCRIPT = Path(__file__).parent / "scripts" / "mixed_workflow.py"
 
@@ -54,3 +60,151 @@ class Driver:
             elif isinstance(event, TaskEnded):
                 flying.discard(event.uid)
         return flying
+
+
+HEAD = """\
+import asyncio, logging, os, resource, shlex, sys
+from pathlib import Path
+from asyncflow_hpc import InputFile, LocalExecutionBackend, WorkflowEngine
+
+PLACE, RESUME = Path(sys.argv[1]), sys.argv[2] == "resume"
+LOG = PLACE / "gate.log"
+logging.basicConfig(level=logging.INFO)
+
+def engine(**more):
+    session = PLACE / "session"
+    resume = session if RESUME and session.exists() else None
+    return WorkflowEngine.create(LocalExecutionBackend(cores=2), work_dir=PLACE, uid="session", resume=resume, **more)
+
+def note(name):
+    with open(LOG, "a") as stream:
+        stream.write(name + "\\n")
+
+async def main():
+    async with engine() as flow:
+"""
+
+FOOT = """
+asyncio.run(main())
+"""
+
+
+class Script:
+    """A driver with a workflow of its own, run beside the test.
+
+    Args:
+        root: directory of its session.
+        body: of its `main`, after an engine called `flow` was opened.
+        gate: tells its tasks when to go on.
+        resume: it goes on with the session that is there.
+        before: words in front of its command.
+    """
+
+    def __init__(self, root: Path, body: str, gate: Gate, *, resume: bool = True, before: Sequence[str] = ()) -> None:
+        text = HEAD + textwrap.indent(body, " " * 8) + FOOT
+        text = text.replace("GATE", repr(gate.command("held", f"echo held | tee -a {shlex.quote(str(gate.ended))}")))
+        path = root / "script.py"
+        path.write_text(text)
+        self._gate = gate
+        self._process = subprocess.Popen(
+            [*before, sys.executable, str(path), str(root), "resume" if resume else "new"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def until_running(self, number: int = 1) -> None:
+        """Wait until its task has started for the nth time."""
+        while self._gate.starts().total() < number:
+            assert self._process.poll() is None, self._process.communicate()
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it without a chance to do anything."""
+        self._process.kill()
+        self._process.wait()
+
+    def result(self) -> subprocess.CompletedProcess[str]:
+        """Wait for its end."""
+        out, err = self._process.communicate(timeout=100)
+        return subprocess.CompletedProcess([], self._process.returncode, out, err)
+
+
+HELD = """\
+@flow.executable_task
+async def held():
+    return GATE
+print(await held(), end="")
+"""
+
+CHAIN = """\
+@flow.function_task
+def one():
+    note("one")
+    return 1
+
+@flow.function_task
+def two(x):
+    note("two")
+    return x + 1
+
+@flow.function_task
+def other():
+    note("other")
+    return 2
+
+print(await two(one()) + await other())
+"""
+
+READS = """\
+@flow.executable_task
+async def read(item):
+    return f"echo read >>{shlex.quote(str(LOG))}; cat input"
+print(await read(InputFile(str(PLACE / "input"))), end="")
+"""
+
+FAILS = """\
+@flow.executable_task
+async def fails():
+    return f"[ -e {shlex.quote(str(PLACE / 'mended'))} ] && echo mended"
+print(await fails(), end="")
+"""
+
+STREAM = """\
+@flow.executable_task
+async def stream(values):
+    return f"echo stream >>{shlex.quote(str(LOG))}; echo {sum(values)}"
+
+@flow.block
+async def numbers():
+    return (x for x in (1, 2))
+
+print(await stream(numbers()), end="")
+"""
+
+FULL = """\
+@flow.executable_task
+async def work(name):
+    return f"echo {name} >>{shlex.quote(str(LOG))}; echo {name}"
+
+await work("before")
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, ((PLACE / "session" / "journal.jsonl").stat().st_size, hard))
+try:
+    await work("refused")
+except Exception as error:
+    print(type(error).__name__, error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+print(await work("after"), end="")
+"""

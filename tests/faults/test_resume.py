@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from .resuming import RESULTS, TASKS, Driver
+from .on_slurm import Gate
+from .resuming import CHAIN, FAILS, FULL, HELD, READS, RESULTS, STREAM, TASKS, Driver, Script
 
 # Lines that an undisturbed driver of the workflow writes on a backend whose tasks end with it: its own, two for each
 # task, and its end.
@@ -52,3 +56,145 @@ def test_killed_at_every_line_of_the_journal(kind: str, root: Path, point: str) 
     assert all(times <= 2 for times in log.values())
     assert driver.run().stdout == RESULTS
     assert driver.log() == log
+
+
+def test_killed_again_and_again_also_while_it_resumes(kind: str, root: Path) -> None:
+    driver = Driver(kind, root)
+    for number in (3, 4, 2, 5, 4):
+        assert driver.run(f"{number} after").returncode == -9
+    done = driver.run()
+    assert (done.returncode, done.stdout) == (0, RESULTS), done.stderr
+    before = driver.log()
+    assert driver.run().stdout == RESULTS
+    assert driver.log() == before
+
+
+def test_two_drivers_at_once(root: Path, gate: Gate) -> None:
+    with Script(root, HELD, gate) as first:
+        first.until_running()
+        second = Script(root, HELD, gate).result()
+        assert second.returncode == 1
+        assert f"is driven by process {first.pid} on" in second.stderr
+        gate.open()
+        assert first.result().stdout == "held\n"
+    assert gate.starts() == {"held": 1}
+
+
+def test_a_session_that_is_there_is_not_begun_anew(root: Path, gate: Gate) -> None:
+    gate.open()
+    assert Script(root, HELD, gate).result().stdout == "held\n"
+    again = Script(root, HELD, gate, resume=False).result()
+    assert again.returncode == 1
+    assert "is there already: resume=" in again.stderr
+    assert Script(root, HELD, gate).result().stdout == "held\n"
+    assert gate.starts() == {"held": 1}
+
+
+def test_what_runs_when_the_driver_dies_is_ended_before_it_runs_again(root: Path, gate: Gate) -> None:
+    with Script(root, HELD, gate) as first:
+        first.until_running()
+        first.kill()
+    second = Script(root, HELD, gate)
+    with second:
+        second.until_running(2)
+        gate.open()
+        assert second.result().stdout == "held\n"
+    # The first one would have seen the gate open, too.
+    assert gate.ends() == {"held": 1}
+
+
+def end_lease(root: Path) -> None:
+    """Let the time go by for which a driver has its session without renewing."""
+    long_ago = time.time() - 3600
+    os.utime(root / "session" / "journal.lock", (long_ago, long_ago))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give this process another host name")
+def test_resumed_on_another_host(root: Path, gate: Gate) -> None:
+    with Script(root, HELD, gate) as first:
+        first.until_running()
+        first.kill()
+    end_lease(root)
+    gate.open()
+    second = Script(root, HELD, gate, before=["unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh"])
+    done = second.result()
+    assert done.stdout == "held\n", done.stderr
+    assert "may still run on" in done.stderr
+
+
+def test_frozen_for_longer_than_its_lease(root: Path, gate: Gate) -> None:
+    with Script(root, HELD, gate) as first:
+        first.until_running()
+        first.signal(signal.SIGSTOP)
+        end_lease(root)
+        second = Script(root, HELD, gate).result()
+        assert "is driven by process" in second.stderr
+        first.signal(signal.SIGCONT)
+        gate.open()
+        assert first.result().stdout == "held\n"
+    assert gate.starts() == {"held": 1}
+
+
+def test_what_changed_is_run_again_and_what_depends_on_it(root: Path, gate: Gate) -> None:
+    gate.open()
+    assert Script(root, CHAIN, gate).result().stdout == "4\n"
+    assert Script(root, CHAIN, gate).result().stdout == "4\n"
+    assert gate.starts() == {"one": 1, "two": 1, "other": 1}
+    changed = Script(root, CHAIN.replace("return 1", "return 11"), gate).result()
+    assert changed.stdout == "14\n"
+    assert gate.starts() == {"one": 2, "two": 2, "other": 1}
+    assert "'one' is run: its code changed since task.000001" in changed.stderr
+    assert "'two' is run: its dependencies changed" in changed.stderr
+
+
+def test_an_input_that_changed(root: Path, gate: Gate) -> None:
+    gate.open()
+    (root / "input").write_text("first\n")
+    assert Script(root, READS, gate).result().stdout == "first\n"
+    (root / "input").write_text("second\n")
+    done = Script(root, READS, gate).result()
+    assert done.stdout == "second\n"
+    assert "its files changed since task.000001" in done.stderr
+    assert Script(root, READS, gate).result().stdout == "second\n"
+    assert gate.starts() == {"read": 2}
+
+
+def test_what_failed_is_run_again_in_a_sandbox_of_its_own(root: Path, gate: Gate) -> None:
+    gate.open()
+    assert Script(root, FAILS, gate).result().returncode == 1
+    (root / "mended").touch()
+    assert Script(root, FAILS, gate).result().stdout == "mended\n"
+    assert (root / "session" / "task.000001.1" / "task.000001.out").read_text() == "mended\n"
+    assert (root / "session" / "task.000001" / "task.000001.out").read_text() == ""
+    assert Script(root, FAILS, gate).result().stdout == "mended\n"
+
+
+def test_arguments_and_results_that_cannot_be_pickled_are_told(root: Path, gate: Gate) -> None:
+    gate.open()
+    for _ in range(2):
+        done = Script(root, STREAM, gate).result()
+        assert done.stdout == "3\n", done.stderr
+    assert gate.starts() == {"stream": 2}
+    assert "cannot be recognized by a resume" in done.stderr
+
+
+def test_a_journal_without_room(root: Path, gate: Gate) -> None:
+    gate.open()
+    done = Script(root, FULL, gate).result()
+    assert "JournalError" in done.stdout, done.stderr
+    assert "make room" in done.stdout
+    assert done.stdout.endswith("after\n"), done.stderr
+    assert gate.starts() == {"before": 1, "after": 1}
+
+
+def test_a_damaged_journal_is_refused_and_says_where(root: Path, gate: Gate) -> None:
+    gate.open()
+    Script(root, CHAIN, gate).result()
+    path = root / "session" / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[2][:20] + b"?" + lines[2][21:], *lines[3:]]))
+    done = Script(root, CHAIN, gate).result()
+    assert done.returncode == 1
+    assert f"line 3 of {path}" in done.stderr
+    path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    assert Script(root, CHAIN, gate).result().stdout == "4\n"
