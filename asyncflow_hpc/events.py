@@ -22,11 +22,11 @@ SCHEMA = 1
 """Version of the format; a reader refuses a newer one."""
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True, gc=False):
     time: float
 
 
-class SessionOpened(_Event, tag="session", frozen=True, kw_only=True, omit_defaults=True):
+class SessionOpened(_Event, tag="session", frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A driver begins, or goes on with, a session; the first line of a journal, and of each resume.
 
     Attributes:
@@ -51,7 +51,7 @@ class SessionOpened(_Event, tag="session", frozen=True, kw_only=True, omit_defau
     resumed: bool = False
 
 
-class TaskReady(_Event, tag="task", frozen=True, kw_only=True, omit_defaults=True):
+class TaskReady(_Event, tag="task", frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An attempt of a task is about to be handed to its backend; nothing of it has happened yet.
 
     Attributes:
@@ -78,7 +78,7 @@ class TaskReady(_Event, tag="task", frozen=True, kw_only=True, omit_defaults=Tru
     service: bool = False
 
 
-class TaskSubmitted(_Event, tag="submitted", frozen=True, kw_only=True, omit_defaults=True):
+class TaskSubmitted(_Event, tag="submitted", frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A scheduler has taken an attempt, or has put it back into its queue."""
 
     uid: str
@@ -86,7 +86,7 @@ class TaskSubmitted(_Event, tag="submitted", frozen=True, kw_only=True, omit_def
     native_id: str | None = None
 
 
-class TaskRunning(_Event, tag="running", frozen=True, kw_only=True, omit_defaults=True):
+class TaskRunning(_Event, tag="running", frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An attempt runs."""
 
     uid: str
@@ -94,7 +94,7 @@ class TaskRunning(_Event, tag="running", frozen=True, kw_only=True, omit_default
     native_id: str | None = None
 
 
-class TaskEnded(_Event, tag="ended", frozen=True, kw_only=True, omit_defaults=True):
+class TaskEnded(_Event, tag="ended", frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An attempt has ended.
 
     Attributes:
@@ -122,7 +122,7 @@ class TaskEnded(_Event, tag="ended", frozen=True, kw_only=True, omit_defaults=Tr
     cpu_time: float | None = None
 
 
-class SessionClosed(_Event, tag="closed", frozen=True, kw_only=True, omit_defaults=True):
+class SessionClosed(_Event, tag="closed", frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A driver has ended in order.
 
     Attributes:

@@ -243,7 +243,7 @@ def _ready(task: Task, backend: str) -> TaskReady:
         attempt=task.get("attempt", 0),
         key=task.get("key", ""),
         parts=task.pop("parts", ()),
-        dependencies=tuple(item["uid"] for item in task["metadata"]["dependencies"]),
+        dependencies=tuple([item["uid"] for item in task["metadata"]["dependencies"]]),
         workflow=task.get("workflow_id"),
         service=bool(task.get("is_service")),
     )

@@ -10,10 +10,16 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from . import engine, local, machine, report, slurm, staging
+from . import engine, journal, local, machine, report, slurm, staging
 from .harness import run_suite
 
-SUITES = {"engine": engine.suite, "local": local.suite, "slurm": slurm.suite, "staging": staging.suite}
+SUITES = {
+    "engine": engine.suite,
+    "journal": journal.suite,
+    "local": local.suite,
+    "slurm": slurm.suite,
+    "staging": staging.suite,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
