@@ -66,6 +66,7 @@ HEAD = """\
 import asyncio, logging, os, resource, shlex, sys
 from pathlib import Path
 from asyncflow_hpc import InputFile, LocalExecutionBackend, WorkflowEngine
+from asyncflow_hpc.backends.psij import PsijExecutionBackend
 
 PLACE, RESUME = Path(sys.argv[1]), sys.argv[2] == "resume"
 LOG = PLACE / "gate.log"
@@ -74,15 +75,21 @@ logging.basicConfig(level=logging.INFO)
 def engine(**more):
     session = PLACE / "session"
     resume = session if RESUME and session.exists() else None
-    return WorkflowEngine.create(LocalExecutionBackend(cores=2), work_dir=PLACE, uid="session", resume=resume, **more)
+    return WorkflowEngine.create(BACKEND, work_dir=PLACE, uid="session", resume=resume, **more)
 
 def note(name):
     with open(LOG, "a") as stream:
         stream.write(name + "\\n")
 
 async def main():
-    async with engine() as flow:
+    async with engine(OPTIONS) as flow:
 """
+
+LOCAL = "LocalExecutionBackend(cores=2)"
+SLURM = (
+    'PsijExecutionBackend(defaults={"mem_per_rank": "50MB"}, poll_interval=1.0, submit_rate=200.0, grace=5.0,'
+    " patience=2, command_timeout=5.0)"
+)
 
 FOOT = """
 asyncio.run(main())
@@ -98,10 +105,22 @@ class Script:
         gate: tells its tasks when to go on.
         resume: it goes on with the session that is there.
         before: words in front of its command.
+        backend: of its engine.
+        options: more arguments of its engine.
     """
 
-    def __init__(self, root: Path, body: str, gate: Gate, *, resume: bool = True, before: Sequence[str] = ()) -> None:
-        text = HEAD + textwrap.indent(body, " " * 8) + FOOT
+    def __init__(
+        self,
+        root: Path,
+        body: str,
+        gate: Gate,
+        *,
+        resume: bool = True,
+        before: Sequence[str] = (),
+        backend: str = LOCAL,
+        options: str = "",
+    ) -> None:
+        text = HEAD.replace("BACKEND", backend).replace("OPTIONS", options) + textwrap.indent(body, " " * 8) + FOOT
         text = text.replace("GATE", repr(gate.command("held", f"echo held | tee -a {shlex.quote(str(gate.ended))}")))
         path = root / "script.py"
         path.write_text(text)
