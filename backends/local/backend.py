@@ -24,7 +24,6 @@ from ..sandbox import make_session
 from ..site import SiteRules, site_for
 from ..staging.downloads import remote
 from ..staging.fetching import Fetching
-from ..staging.plan import make_plan
 from .attempts import Attempt
 from .call_attempts import FunctionAttempt, ThreadAttempt
 from .command_attempts import CommandAttempt
@@ -34,7 +33,7 @@ from .machine import total_memory, usable_cores
 from .processes import MARK, kill_marked
 from .script_calls import ScriptedCallAttempt
 from .slots import Request, Slots
-from .taking_over import end_earlier, leave_mark, never_began, take_over
+from .taking_over import end_earlier, leave_mark, take_over
 from .worker_process import Call
 
 if TYPE_CHECKING:
@@ -161,31 +160,18 @@ class LocalExecutionBackend(SandboxBackend):
 
     async def recover(self) -> None:
         """End what earlier drivers left running here: it cannot be watched as a child is."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self.threads, end_earlier, self.session.path)
+        await asyncio.get_running_loop().run_in_executor(self.threads, end_earlier, self.session.path)
 
     async def reattach(self, tasks: Sequence[Task]) -> Collection[str]:
         """Take what tasks of an earlier driver have come to; those that never began are run now."""
         self._make_session()
         loop = asyncio.get_running_loop()
-        taken = await loop.run_in_executor(self.threads, self._taken_over, tasks)
-        for task in tasks:
-            if task["uid"] in taken:
-                self.report(task, TaskState.DONE)
-        waiting = [task for task in tasks if never_began(task, str(self.session.path))]
+        done, waiting = await loop.run_in_executor(self.threads, take_over, tasks, self.session, self.executor is None)
+        for task in done:
+            self.report(task, TaskState.DONE)
         if waiting:
             await self.submit_tasks(waiting)
-        return taken.union(task["uid"] for task in waiting)
-
-    def _taken_over(self, tasks: Sequence[Task]) -> set[str]:
-        taken = set()
-        for task in tasks:
-            description = describe(task)
-            plan = make_plan(task, str(self.session.path), lambda directory: os.stat(directory).st_dev)
-            boxed = task.get("function") is None or self.executor is None
-            if take_over(task, description, plan, self.session, boxed):
-                taken.add(task["uid"])
-        return taken
+        return {task["uid"] for task in (*done, *waiting)}
 
     def _queue(self, task: Task) -> None:
         description = self._rules.complete(describe(task))

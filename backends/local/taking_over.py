@@ -6,13 +6,14 @@ import logging
 import os
 import pickle
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.session import Session
 from asyncflow_hpc.states import TaskState
-from asyncflow_hpc.task import Task, TaskDescription
+from asyncflow_hpc.task import Task, TaskDescription, describe
 
 from ..away import take_verdict
 from ..evidence import read_record, record_path
@@ -20,7 +21,7 @@ from ..output import read_large
 from ..run_script import said
 from ..sandbox import sandbox_of
 from ..staging.apply import missing
-from ..staging.plan import Plan
+from ..staging.plan import Plan, make_plan
 from ..verdict import Verdict, verdict_on
 from .functions import remove_captures
 from .processes import MARK, kill_marked
@@ -72,28 +73,37 @@ def keep_result(task: Task, data: bytes, sandbox: str | None) -> None:
         os.rename(stream.name, _own(sandbox, _RESULT))
 
 
-def never_began(task: Task, session: str) -> bool:
-    """Tell whether nothing of an attempt has happened: it can still run."""
-    earlier: Earlier = task["earlier"]
-    return earlier.unfinished and not os.path.lexists(sandbox_of(session, earlier.uid, earlier.attempt))
-
-
-def take_over(task: Task, description: TaskDescription, plan: Plan, session: Session, boxed: bool) -> bool:
-    """Put what an earlier driver's attempt has come to into its task's dict; blocks as long as the files take.
+def take_over(tasks: Sequence[Task], session: Session, boxed: bool) -> tuple[list[Task], list[Task]]:
+    """Find out what attempts of an earlier driver have come to; blocks as long as the files take.
 
     Args:
-        boxed: it ran in a sandbox, whose files others may want.
+        boxed: functions run in sandboxes, too.
 
     Returns:
-        Whether it is DONE by evidence: by the journal and what lies in its sandbox, or by its completion record.
+        Those that are DONE by evidence, with their results in their dicts: by the journal and what lies in the sandbox,
+        or by a completion record. And those of which nothing has happened, so that they can still run.
     """
+    done, waiting = [], []
+    for task in tasks:
+        earlier: Earlier = task["earlier"]
+        sandbox = sandbox_of(str(session.path), earlier.uid, earlier.attempt)
+        if earlier.unfinished and not os.path.lexists(sandbox):
+            waiting.append(task)
+        elif _is_done(task, session, sandbox, boxed or task.get("function") is None):
+            done.append(task)
+    return done, waiting
+
+
+def _is_done(task: Task, session: Session, sandbox: str, boxed: bool) -> bool:
     earlier: Earlier = task["earlier"]
-    sandbox = sandbox_of(str(session.path), earlier.uid, earlier.attempt)
     try:
+        description = describe(task)
+        plan = make_plan(task, str(session.path), lambda directory: os.stat(directory).st_dev)
         verdict = _verdict(task, earlier, description, plan, session, sandbox)
         if verdict is None or verdict.state is not TaskState.DONE:
             return False
         if boxed:
+            # Others may want its files.
             if not os.path.isdir(sandbox) or missing(plan.promised, description.cwd or sandbox):
                 return False
             task["sandbox"] = sandbox

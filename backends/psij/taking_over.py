@@ -12,6 +12,7 @@ from asyncflow_hpc.task import Task
 
 from ..evidence import Record
 from ..run_script import said
+from ..staging.apply import missing
 from ..verdict import verdict_on
 from .ending import Ending
 from .jobs import BatchJob, Phase, recorded
@@ -58,17 +59,19 @@ class TakingOver:
 
     async def _collect(self, job: BatchJob) -> bool:
         """Report what a job has come to that an earlier driver saw end well, if its evidence is still there."""
+        loop = asyncio.get_running_loop()
         try:
-            record: Record | None = await asyncio.get_running_loop().run_in_executor(
-                self._backend.threads, recorded, job
-            )
+            record: Record | None = await loop.run_in_executor(self._backend.threads, recorded, job)
         except OSError as error:
             log.warning("the completion record of %s cannot be read now: %s", job.uid, error)
             return False
         if record is None:
             return False
-        verdict = verdict_on(record, job.plan.promised, job.description.cwd or job.sandbox, said(job.sandbox))
+        directory = job.description.cwd or job.sandbox
+        verdict = verdict_on(record, job.plan.promised, directory, said(job.sandbox))
         if verdict.state is not TaskState.DONE:
+            return False
+        if await loop.run_in_executor(self._backend.threads, missing, job.plan.promised, directory):
             return False
         self._backend.enter(job)
         job.phase = Phase.COLLECTED

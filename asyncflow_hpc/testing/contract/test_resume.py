@@ -1,0 +1,134 @@
+"""A later driver of the same session: what is done is not done again, and what is not is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncflow_hpc import InputFile, OutputFile, WorkflowEngine
+from asyncflow_hpc.errors import TaskFailedError
+from asyncflow_hpc.testing import BackendUnderTest
+
+from .tasks import sandbox_of, shell
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.needs("execution", "reattach")]
+
+
+async def two_drivers(
+    backend: Any, under_test: BackendUnderTest, root: Path, script: Callable[[WorkflowEngine, int], Awaitable[Any]]
+) -> tuple[Any, Any]:
+    """Run a script in a session, and again in another driver that resumes it."""
+    async with WorkflowEngine.create(backend, work_dir=root, uid="session") as flow:
+        first = await script(flow, 1)
+    async with WorkflowEngine.create(under_test.make(), resume=root / "session") as flow:
+        second = await script(flow, 2)
+    return first, second
+
+
+@pytest.mark.needs("executables", "sandbox")
+async def test_a_command_that_is_done(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    log = root / "log"
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        future = shell(flow)(f"echo ran >>{shlex.quote(str(log))}; echo out; echo err >&2")
+        out = await future
+        return out, future.task["stderr"], future.task["exit_code"], future.uid, sandbox_of(future)
+
+    first, second = await two_drivers(backend, backend_under_test, root, script)
+    assert first == second == ("out\n", "err\n", 0, "task.000001", root / "session" / "task.000001")
+    assert log.read_text() == "ran\n"
+
+
+@pytest.mark.needs("executables", "staging")
+async def test_files_of_a_task_that_is_done(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        made = shell(flow)("echo made >made.txt; echo undeclared >left.txt", OutputFile("made.txt"))
+        await made
+        # Another command for each driver, so it runs for each.
+        return await shell(flow)(f"cat made.txt left.txt; : {driver}", InputFile("made.txt"), made)
+
+    assert await two_drivers(backend, backend_under_test, root, script) == ("made\nundeclared\n",) * 2
+
+
+@pytest.mark.needs("functions")
+async def test_results_of_functions_that_are_done(
+    backend: Any, backend_under_test: BackendUnderTest, root: Path
+) -> None:
+    log = root / "log"
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        @flow.function_task
+        def make(size: int) -> Any:
+            with open(log, "a") as stream:
+                stream.write(f"{size}\n")
+            return {"bytes": b"x" * size, "tuple": (1, {2}, "ü")}
+
+        small = make(1)
+        return await small, await make(2), small.uid
+
+    first, second = await two_drivers(backend, backend_under_test, root, script)
+    assert first == second
+    assert sorted(log.read_text().split()) == ["1", "2"]
+
+
+@pytest.mark.needs("functions", "processes")
+async def test_a_large_result_that_is_done(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    log = root / "log"
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        @flow.function_task
+        def make() -> bytes:
+            with open(log, "a") as stream:
+                stream.write("ran\n")
+            return b"x" * 1_000_000
+
+        return await make()
+
+    first, second = await two_drivers(backend, backend_under_test, root, script)
+    assert first == second == b"x" * 1_000_000
+    assert log.read_text() == "ran\n"
+
+
+@pytest.mark.needs("executables", "sandbox")
+async def test_what_failed_or_was_cancelled_runs_again(
+    backend: Any, backend_under_test: BackendUnderTest, root: Path
+) -> None:
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        future = shell(flow)(f"[ -e {shlex.quote(str(root / 'mended'))} ] && echo mended")
+        try:
+            return await future, sandbox_of(future).name
+        except TaskFailedError:
+            (root / "mended").touch()
+            return None
+
+    first, second = await two_drivers(backend, backend_under_test, root, script)
+    assert (first, second) == (None, ("mended\n", "task.000001.1"))
+
+
+@pytest.mark.needs("executables", "sandbox")
+async def test_evidence_that_is_gone(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    log = root / "log"
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        future = shell(flow)(f"echo ran >>{shlex.quote(str(log))}; echo out >kept", OutputFile("kept"))
+        await future
+        (sandbox_of(future) / "kept").unlink()
+
+    await two_drivers(backend, backend_under_test, root, script)
+    assert log.read_text() == "ran\nran\n"
+
+
+@pytest.mark.needs("executables")
+async def test_a_task_like_another_is_another(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    log = root / "log"
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        for _ in range(2 * driver):
+            await shell(flow)(f"echo ran >>{shlex.quote(str(log))}")
+
+    await two_drivers(backend, backend_under_test, root, script)
+    assert log.read_text() == "ran\n" * 4
