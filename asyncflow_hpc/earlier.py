@@ -112,8 +112,9 @@ def past_of(events: Iterable[Event]) -> Past | None:
     found: dict[str, Earlier] = {}
     for event in events:
         if isinstance(event, TaskReady):
-            # A key of its own uid: a task that ran again under the same uid has the last one.
-            found[event.uid] = Earlier(event.uid, event.name, event.backend, event.key, event.parts, event.attempt)
+            # A further attempt of the same driver does not say them again.
+            parts = event.parts or (found[event.uid].parts if event.uid in found else ())
+            found[event.uid] = Earlier(event.uid, event.name, event.backend, event.key, parts, event.attempt)
         elif isinstance(event, SessionOpened):
             past.drivers += 1
         elif isinstance(event, (TaskSubmitted, TaskRunning, TaskEnded)):
