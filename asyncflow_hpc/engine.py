@@ -352,6 +352,8 @@ class WorkflowEngine(Decorators):
         for lane in self.lanes.values():
             if self.on_exit != "detach" or not lane.outlives_driver:
                 lane.abandon()
+        if self._recording is not None:
+            self._recording.abandon()
 
     async def shutdown(self, skip_execution_backend: bool = False) -> None:
         """End all that runs, then the backends; unfinished futures are cancelled. Safe to call twice.

@@ -189,7 +189,7 @@ class Journal:
     def append(self, event: Event) -> None:
         """Record an event."""
         self._waiting.append(line_of(event))
-        if not self._scheduled:
+        if not self._scheduled and not self._loop.is_closed():
             self._scheduled = True
             wait = self._written + _BETWEEN - self._loop.time()
             if wait > 0:

@@ -137,10 +137,16 @@ class Recording:
             await asyncio.gather(self._renewing, return_exceptions=True)
         if self._journal is not None:
             self._journal.append(SessionClosed(time=time.time(), detached=detached))
-            self._journal.close()
-        if self._lease is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._lease.close)
-        self._lease = None
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the session, whose end nobody has awaited."""
+        journal, self._journal = self._journal, None
+        lease, self._lease = self._lease, None
+        if journal is not None:
+            journal.close()
+        if lease is not None:
+            lease.close()
 
     def identify(self, future: TaskFuture) -> Earlier | None:
         """Give a task that is about to be submitted its key.

@@ -689,3 +689,17 @@ def test_radical_asyncflow_scripts(root: Path) -> None:
         process = run_script(script.name, cwd=root, env={**os.environ, "PYTHONWARNINGS": "error"})
         out, err = process.communicate()
         assert process.returncode == 0 and out.endswith("ok\n"), (script.name, err)
+
+
+def test_a_session_whose_loop_ended_without_a_shutdown_can_be_resumed(tmp_path: Path) -> None:
+    async def forgotten() -> Any:
+        flow = await WorkflowEngine.create(backend="local", work_dir=tmp_path, uid="session")
+        return await identity(flow)(1)
+
+    async def resumed() -> Any:
+        async with WorkflowEngine.create(backend="local", resume=tmp_path / "session") as flow:
+            future = identity(flow)(1)
+            return await future, future.uid
+
+    result = asyncio.run(forgotten())
+    assert asyncio.run(resumed()) == (result, "task.000001")
