@@ -46,6 +46,7 @@ class Attempt(ABC):
     """What the backend knows of a task that it runs, or that waits for room.
 
     Attributes:
+        number: of the attempt, 0 for the first.
         needs_slots, holds_slots: it counts against the machine's cores; it does so now.
         request: what it needs of them.
         sandbox: directory in which it runs.
@@ -63,7 +64,8 @@ class Attempt(ABC):
         self.request = request_for(description)
         self.grant = Grant(self.request)
         session = str(backend.session.path)
-        self.sandbox = sandbox_of(session, task["uid"], task.get("attempt", 0))
+        self.number = task.get("attempt", 0)
+        self.sandbox = sandbox_of(session, task["uid"], self.number)
         self.plan = make_plan(task, session, _device_of)
         self._loop = asyncio.get_running_loop()
         self._cause: FailureCause | None = None

@@ -73,16 +73,15 @@ class CommandAttempt(Attempt):
 
     def _start_script(self) -> None:
         task, description = self.task, self.description
-        attempt = task.get("attempt", 0)
-        self._nonce = self.backend.session.nonce(task["uid"], attempt)
+        self._nonce = self.backend.session.nonce(task["uid"], self.number)
         script = RunScript(
             uid=task["uid"],
             name=task["name"],
             session=str(self.backend.session.path),
             sandbox=self.sandbox,
             nonce=self._nonce,
-            attempt=attempt,
             argv=self._argv(),
+            attempt=self.number,
             environment={name: value for name, value in self._environment().items() if name != MARK},
             plan=self.plan,
             cwd=description.cwd,
@@ -170,7 +169,7 @@ class CommandAttempt(Attempt):
             record_path(self.sandbox),
             session=self.backend.session.path.name,
             uid=self.task["uid"],
-            attempt=self.task.get("attempt", 0),
+            attempt=self.number,
             nonce=self._nonce,
         )
         if record is None:

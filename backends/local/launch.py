@@ -38,7 +38,7 @@ def environment_for(
         "ASYNCFLOW_TASK_UID": task["uid"],
         "ASYNCFLOW_SESSION": session,
         "ASYNCFLOW_SANDBOX": sandbox,
-        "ASYNCFLOW_ATTEMPT": "0",
+        "ASYNCFLOW_ATTEMPT": str(task.get("attempt", 0)),
     }
     if gpus_counted:
         environment.update(dict.fromkeys(GPU_VARIABLES, ",".join(grant.gpus)))
