@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .data import InputFile, OutputFile
     from .engine import WorkflowEngine
     from .registry import backend_for
+    from .retries import RetryPolicy
     from .sites import load_site, site_names
     from .task import TaskDescription
 
@@ -17,6 +18,7 @@ __all__ = [
     "LocalExecutionBackend",
     "NoopExecutionBackend",
     "OutputFile",
+    "RetryPolicy",
     "TaskDescription",
     "WorkflowEngine",
     "__version__",
@@ -28,6 +30,7 @@ __all__ = [
 _HOMES = {
     "InputFile": ".data",
     "OutputFile": ".data",
+    "RetryPolicy": ".retries",
     "TaskDescription": ".task",
     "WorkflowEngine": ".engine",
     "backend_for": ".registry",

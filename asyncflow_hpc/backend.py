@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from .data import InputFile
 from .session import Session
 from .states import TaskStatesMap
-from .task import Task, TaskDescription
+from .task import Task, TaskDescription, describe
 
 __all__ = ["BackendCapabilities", "BaseExecutionBackend", "Session", "StateCallback"]
 
@@ -137,6 +137,10 @@ class BaseExecutionBackend(ABC):
         Raises:
             UnsupportedTaskError: says what it lacks.
         """
+
+    def describe(self, task: Task) -> TaskDescription:
+        """Return what a task asks for, with the backend's own defaults where it says nothing."""
+        return describe(task)
 
     def build_task(self, uid: str, task_desc: Task, task_specific_kwargs: dict[str, Any]) -> Any:
         """Translate one task into what the machine runs, without submitting it."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from .errors import ArgumentError, DescriptionTypeError
+from .errors import ArgumentError, DescriptionTypeError, UnsupportedTaskError
 from .states import TaskState
 from .task import Metadata, Task, TaskDescription
 
@@ -87,6 +87,7 @@ class Spec:
             "task_backend_specific_kwargs": {},
             "description": self.description,
             "metadata": NO_FILES,
+            "attempt": 0,
             "state": TaskState.PENDING,
         }
 
@@ -97,6 +98,10 @@ class Spec:
             return TaskDescription()
         description = TaskDescription.from_dict(values, capabilities.native_keys)
         self.lane.refuse_unsupported(self, description)
+        if self.kind == BLOCK and description.retries is not None:
+            raise UnsupportedTaskError(
+                f"block '{self.name}' asks for retries, but only tasks are tried again: ask for them in its tasks"
+            )
         return description
 
     def check_call(self) -> None:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import signals
+from .attempts import Attempts
 from .components import BLOCK, FUNCTION
 from .decorators import Decorators
 from .inbox import Inbox
@@ -19,7 +20,7 @@ from .lanes import Lane
 from .ledger import Ledger
 from .logging import Profiler
 from .opening import Opening, check_arguments, open_engine
-from .outcome import failure, submit_error
+from .outcome import failure
 from .preparing import Preparing
 from .states import FINAL, TaskState
 from .task import REPORTED
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from .futures import TaskFuture
     from .recording import Recording
+    from .retries import RetryPolicy
     from .session import Session
     from .site_model import Site
     from .task import Task
@@ -70,8 +72,10 @@ class WorkflowEngine(Decorators):
         dry_run: bool,
         implicit_data: bool,
         session: Session,
-        on_exit: str = "cancel",
-        recording: Recording | None = None,
+        retries: RetryPolicy,
+        max_failures: int | None,
+        on_exit: str,
+        recording: Recording | None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
@@ -85,6 +89,7 @@ class WorkflowEngine(Decorators):
         self.prof = Profiler(log)
         self._ledger = Ledger(self._ready)
         self._preparing = Preparing(self)
+        self._attempts = Attempts(self, self._ledger, self._preparing, retries, max_failures)
         self._inbox = Inbox(self.loop, self._take)
         self.lanes = {backend.name: Lane(backend) for backend in backends}
         self._recording = recording
@@ -109,6 +114,8 @@ class WorkflowEngine(Decorators):
         work_dir: str | os.PathLike[str] | None = None,
         site: str | os.PathLike[str] | Site | None = None,
         *,
+        retries: RetryPolicy | int | None = None,
+        max_failures: int | None = None,
         resume: str | os.PathLike[str] | None = None,
         on_exit: str = "cancel",
     ) -> Opening:
@@ -123,6 +130,9 @@ class WorkflowEngine(Decorators):
             work_dir: where the session's directory is made; the current directory where None.
             site: name of a machine's profile, path of its YAML file, or a loaded one; it holds for backends given by
                 name. None: that of ASYNCFLOW_SITE, else of `./asyncflow.yaml`, where there is one and it fits them.
+            retries: for tasks that do not say it themselves: a policy, or how often to try again whatever they failed
+                of. None: twice after a failure of the machine, never after one of the task itself.
+            max_failures: number of failed attempts at which the engine stops submitting; None: it never does.
             resume: an earlier session, by its directory or by its uid in `work_dir`: what it has done is not done
                 again. None: the one in ASYNCFLOW_RESUME, if that is set.
             on_exit: what a shutdown does with batch jobs: "cancel", or "detach", which leaves them to a resume.
@@ -130,7 +140,18 @@ class WorkflowEngine(Decorators):
         Raises:
             ArgumentError, ConfigurationError, SessionError: when it is awaited.
         """
-        return Opening(open_engine(cls, backend, dry_run, implicit_data, uid, work_dir, site, resume, on_exit))
+        settings = {
+            "dry_run": dry_run,
+            "implicit_data": implicit_data,
+            "uid": uid,
+            "work_dir": work_dir,
+            "site": site,
+            "retries": retries,
+            "max_failures": max_failures,
+            "resume": resume,
+            "on_exit": on_exit,
+        }
+        return Opening(open_engine(cls, backend, settings))
 
     def __reduce__(self) -> Any:
         raise TypeError("an engine and the tasks that it makes stay in the driver: pass results as arguments instead")
@@ -242,7 +263,7 @@ class WorkflowEngine(Decorators):
                 tasks.append(task)
                 if recording is not None and (earlier := recording.identify(future)) is not None:
                     self._ledger.rename(future, earlier.uid)
-        if not tasks:
+        if not tasks or self._attempts.refuse(tasks):
             return
         try:
             if recording is not None:
@@ -253,7 +274,7 @@ class WorkflowEngine(Decorators):
             log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
             for task in tasks:
                 if task["uid"] in live and task["state"] == _SUBMITTED:
-                    self._ledger.fail(live[task["uid"]], submit_error(lane.name, task, error))
+                    self._attempts.not_taken(live[task["uid"]], error)
 
     async def execute_block(self, block_fut: TaskFuture, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Run a block's body and settle its future with what comes of it."""
@@ -295,8 +316,8 @@ class WorkflowEngine(Decorators):
             future.state = "RUNNING"
             future.task["state"] = TaskState.RUNNING
         elif meaning is TaskState.FAILED:
-            self.handle_task_failure(task, future)
-        elif meaning is TaskState.CANCELED:
+            self._attempts.failed(future)
+        elif meaning is TaskState.CANCELED and not self._attempts.was_withdrawn(future):
             self.handle_task_cancellation(task, future)
         elif meaning is TaskState.SUBMITTED:
             future.state = "PENDING"
@@ -339,10 +360,11 @@ class WorkflowEngine(Decorators):
                 member.cancel(msg)
         elif not future._cancelling and not self.closing:
             future._cancelling = future.description["is_service"] is False
-            self._chore(future._spec.lane.cancel(future))
+            self.chore(future._spec.lane.cancel(future))
         return True
 
-    def _chore(self, work: Any) -> None:
+    def chore(self, work: Any) -> None:
+        """Do something beside; the engine waits for it when it is shut down."""
         chore = self.loop.create_task(work)
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
@@ -373,6 +395,7 @@ class WorkflowEngine(Decorators):
 
     async def _stop(self, skip_backends: bool) -> None:
         bodies = self._preparing.cancel_all()
+        self._attempts.close()
         # Futures are settled last, all in one turn: a script that wakes up then finds nothing running behind it.
         self._inbox.hold()
         try:

@@ -17,6 +17,7 @@ AsyncFlowError
  +-- StagingError               (ValueError)           a file that cannot be staged
  |    +-- StagingConflictError                         two files that would land on one name
  +-- SubmitError                (RuntimeError)         a backend did not take a task
+ +-- FailureBudgetError         (RuntimeError)         a task was not submitted, as too much had failed before it
  +-- TaskFailedError            (RuntimeError)         a task ran and failed
  +-- DependencyFailureError     (RuntimeError)         a task could not run because one it needs failed
  +-- RemoteTraceback                                   where in another process an error was raised; a `__cause__`
@@ -26,9 +27,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .states import FailureCause
+
+if TYPE_CHECKING:
+    from .retries import FailedAttempt
 
 __all__ = [
     "ArgumentError",
@@ -39,6 +43,7 @@ __all__ = [
     "DependencyFailureError",
     "DescriptionTypeError",
     "EngineClosedError",
+    "FailureBudgetError",
     "JournalError",
     "RemoteTraceback",
     "SerializationError",
@@ -124,7 +129,19 @@ class StagingConflictError(StagingError):
 
 
 class SubmitError(AsyncFlowError, RuntimeError):
-    """The backend did not take the task; it never ran."""
+    """The backend did not take the task; it never ran.
+
+    Attributes:
+        transient: it never will run as it was submitted, and another submission may succeed.
+    """
+
+    def __init__(self, message: str = "", *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class FailureBudgetError(AsyncFlowError, RuntimeError):
+    """The task was not submitted: as much as `max_failures` allows had failed before."""
 
 
 class TaskFailedError(AsyncFlowError, RuntimeError):
@@ -138,6 +155,7 @@ class TaskFailedError(AsyncFlowError, RuntimeError):
         stderr: the end of its standard error.
         sandbox: the directory in which it ran, else None.
         native_state, native_reason: in the scheduler's own words, else None.
+        attempts: all that failed, this one last; empty where the error was not made by an engine.
     """
 
     def __init__(
@@ -153,6 +171,7 @@ class TaskFailedError(AsyncFlowError, RuntimeError):
         sandbox: str | None = None,
         native_state: str | None = None,
         native_reason: str | None = None,
+        attempts: tuple[FailedAttempt, ...] = (),
     ) -> None:
         super().__init__(message)
         self.uid = uid
@@ -164,6 +183,7 @@ class TaskFailedError(AsyncFlowError, RuntimeError):
         self.sandbox = sandbox
         self.native_state = native_state
         self.native_reason = native_reason
+        self.attempts = attempts
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)

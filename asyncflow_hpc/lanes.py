@@ -133,7 +133,6 @@ class Lane:
             ("services", spec.is_service, can.services, "service=True"),
             ("ranks", description.ranks > 1, can.ranks, f"ranks={description.ranks}"),
             ("nodes", (description.nodes or 1) > 1, can.nodes, f"nodes={description.nodes}"),
-            ("retries", description.retries > 0, False, f"retries={description.retries}"),
             ("gpus", description.gpus_per_rank > 0, can.gpus, f"gpus_per_rank={description.gpus_per_rank}"),
         )
         for field, asked, able, text in wanted:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import signals
 from .errors import ArgumentError, ConfigurationError, SessionError
 from .registry import SCHEDULERS, make_backend, takes_site
+from .retries import DEFAULT, as_policy
 from .session import Session
 
 if TYPE_CHECKING:
@@ -40,6 +41,24 @@ ENVIRONMENT = "ASYNCFLOW_BACKEND"
 SITE = "ASYNCFLOW_SITE"
 SITE_FILE = "asyncflow.yaml"
 RESUME = "ASYNCFLOW_RESUME"
+
+_SETTINGS = {
+    "dry_run": bool,
+    "implicit_data": bool,
+    "uid": str | None,
+    "work_dir": str | os.PathLike[str] | None,
+    "resume": str | os.PathLike[str] | None,
+    "on_exit": Literal["cancel", "detach"],
+}
+
+
+def _check_budget(max_failures: Any) -> None:
+    if max_failures is None:
+        return
+    if isinstance(max_failures, bool) or not isinstance(max_failures, int):
+        raise ArgumentError(f"max_failures must be a whole number or None, not {max_failures!r}")
+    if max_failures < 1:
+        raise ConfigurationError(f"max_failures must be 1 or more, not {max_failures}: the first failure counts as 1")
 
 
 def check_arguments(kinds: dict[str, tuple[Any, Any]]) -> None:
@@ -176,42 +195,30 @@ class Opening(Coroutine[Any, Any, "WorkflowEngine"]):
             await self._engine.shutdown()
 
 
-async def open_engine(
-    kind: type[WorkflowEngine],
-    backend: Any,
-    dry_run: Any,
-    implicit_data: Any,
-    uid: Any,
-    work_dir: Any,
-    site: Any,
-    resume: Any,
-    on_exit: Any,
-) -> WorkflowEngine:
-    """Check the arguments of `WorkflowEngine.create`, and make the engine with its backends started."""
-    check_arguments(
-        {
-            "dry_run": (dry_run, bool),
-            "implicit_data": (implicit_data, bool),
-            "uid": (uid, str | None),
-            "work_dir": (work_dir, str | os.PathLike[str] | None),
-            "resume": (resume, str | os.PathLike[str] | None),
-            "on_exit": (on_exit, Literal["cancel", "detach"]),
-        }
-    )
-    resumed = _resumed_session(resume, uid, work_dir)
-    if resumed is not None:
-        uid, work_dir = resumed.name, resumed.parent
-    new = session_dir(work_dir, uid or f"asyncflow.session.{uuid.uuid4().hex[:8]}")
-    backends = await backends_for(backend, dry_run, site)
+async def open_engine(kind: type[WorkflowEngine], backend: Any, settings: dict[str, Any]) -> WorkflowEngine:
+    """Check what `WorkflowEngine.create` was given, start the backends, and make the engine.
+
+    Raises:
+        ArgumentError, ConfigurationError, SessionError: no backend is left open.
+    """
+    check_arguments({name: (settings[name], kind) for name, kind in _SETTINGS.items()})
+    policy = DEFAULT if settings["retries"] is None else as_policy(settings["retries"])
+    _check_budget(settings["max_failures"])
+    uid, work_dir = settings["uid"], settings["work_dir"]
+    resumed = _resumed_session(settings["resume"], uid, work_dir)
+    new = resumed or session_dir(work_dir, uid or f"asyncflow.session.{uuid.uuid4().hex[:8]}")
+    backends = await backends_for(backend, settings["dry_run"], settings["site"])
     recording = None
     try:
         recording = await _recording_of(backends, resumed, new)
         engine = kind(
             backends,
-            dry_run=dry_run,
-            implicit_data=implicit_data,
+            dry_run=settings["dry_run"],
+            implicit_data=settings["implicit_data"],
             session=Session(new) if recording is None else recording.session,
-            on_exit=on_exit,
+            retries=policy,
+            max_failures=settings["max_failures"],
+            on_exit=settings["on_exit"],
             recording=recording,
         )
         if resumed is not None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import AsyncFlowError, DependencyFailureError, SubmitError, TaskFailedError
+from .errors import AsyncFlowError, DependencyFailureError, StagingError, SubmitError, TaskFailedError
+from .retries import FailedAttempt
 from .states import FailureCause
 
-__all__ = ["dependency_failure", "failure", "submit_error"]
+__all__ = ["dependency_failure", "failed_attempt", "failure", "submit_error"]
 
 STDERR_TAIL = 2000
+
+# Characters of what is said of one attempt among others.
+_LINE = 200
 
 
 def failure(task: Any, override: BaseException | str | None = None) -> BaseException:
@@ -27,6 +31,10 @@ def failure(task: Any, override: BaseException | str | None = None) -> BaseExcep
     if isinstance(error, (StopIteration, GeneratorExit)) or not isinstance(error, Exception):
         # A future cannot carry StopIteration, and what is no Exception would end the driver.
         return _task_failed(task, repr(error) if isinstance(error, BaseException) else str(error or ""))
+    if override is None and hasattr(error, "add_note"):
+        # Before Python 3.11 they are in the task's dict alone.
+        for line in _history(task.get("attempts", ())):
+            error.add_note(line)
     return error
 
 
@@ -34,11 +42,13 @@ def _task_failed(task: Any, text: str) -> TaskFailedError:
     stderr = (task.get("stderr") or "")[-STDERR_TAIL:]
     code = task.get("exit_code")
     signal = task.get("signal")
-    cause = _cause(task.get("cause") or (FailureCause.SIGNAL if signal else FailureCause.EXIT_CODE))
+    cause = _cause(task)
+    attempts = task.get("attempts", ())
     lines = [f"{task.get('uid')} '{task.get('name')}' failed: {_reason(cause, code, signal)}"]
     lines += [part.strip() for part in (text, stderr) if part.strip()]
     if task.get("sandbox"):
         lines.append(f"sandbox: {task['sandbox']}")
+    lines += _history(attempts)
     return TaskFailedError(
         "\n".join(lines),
         uid=task.get("uid") or "",
@@ -50,10 +60,51 @@ def _task_failed(task: Any, text: str) -> TaskFailedError:
         sandbox=task.get("sandbox"),
         native_state=task.get("native_state"),
         native_reason=task.get("native_reason"),
+        attempts=attempts,
     )
 
 
-def _cause(word: str) -> FailureCause:
+def _history(attempts: Sequence[FailedAttempt]) -> list[str]:
+    """Say what is to be said of several attempts, or of why there was only one."""
+    lines = [str(attempt) for attempt in attempts] if len(attempts) > 1 else []
+    if attempts and attempts[-1].remark:
+        lines.append(f"not tried again: {attempts[-1].remark}")
+    return lines
+
+
+def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttempt:
+    """Note down how an attempt failed.
+
+    Args:
+        task: the dict as the backend left it.
+        error: why the backend did not take it, where that is so.
+    """
+    said = error if error is not None else task.get("exception")
+    text = f"{type(said).__name__}: {said}" if isinstance(said, BaseException) else str(said or "")
+    lines = [line.strip() for line in (text, *(task.get("stderr") or "").splitlines()[-1:])]
+    first = next((line for line in lines if line), "").splitlines()[:1]
+    return FailedAttempt(
+        number=task.get("attempt", 0),
+        cause=_cause(task, said),
+        exit_code=task.get("exit_code"),
+        signal=task.get("signal"),
+        sandbox=task.get("sandbox"),
+        native_id=task.get("native_id"),
+        text="".join(first)[:_LINE],
+    )
+
+
+def _cause(task: Any, error: object = None) -> FailureCause:
+    word = task.get("cause")
+    if word is None:
+        # What our own errors say of tasks that never ran; a user's own are the task's.
+        if isinstance(error, SubmitError):
+            return FailureCause.SUBMIT
+        if isinstance(error, StagingError):
+            return FailureCause.STAGING
+        if isinstance(error, AsyncFlowError):
+            return FailureCause.BACKEND
+        return FailureCause.SIGNAL if task.get("signal") else FailureCause.EXIT_CODE
     try:
         return FailureCause(word)
     except ValueError:

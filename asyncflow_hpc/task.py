@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from .data import OutputFile
 from .errors import DescriptionTypeError, TaskDescriptionError, nearest
+from .retries import FailedAttempt, RetryPolicy, as_policy
 from .units import parse_memory, parse_walltime
 
 __all__ = ["KEYS", "NAMESPACES", "REPORTED", "Task", "TaskDescription", "command_of", "describe"]
@@ -49,6 +50,7 @@ class Task(TypedDict, total=False):
     outputs: Sequence[OutputFile]
     staging: Any
     attempt: int
+    attempts: tuple[FailedAttempt, ...]
     key: str
     parts: tuple[str, ...]
     earlier: Any
@@ -98,6 +100,17 @@ def _count_or_zero(value: object) -> int:
     number = _whole(value)
     if number < 0:
         raise ValueError("must be 0 or more")
+    return number
+
+
+def _retries(value: object) -> int | RetryPolicy:
+    if isinstance(value, RetryPolicy):
+        return value
+    try:
+        number = _count_or_zero(value)
+    except TypeError:
+        raise TypeError("a whole number or a RetryPolicy") from None
+    as_policy(number)
     return number
 
 
@@ -191,8 +204,8 @@ class TaskDescription:
     pre_exec: tuple[str, ...] = _key(_lines, "shell lines to run before the command", ())
     post_exec: tuple[str, ...] = _key(_lines, "shell lines to run after the command", ())
     launcher: str | None = _key(_text, "what starts the ranks, such as 'mpiexec' or 'srun'")
-    retries: int = _key(
-        _count_or_zero, "how often to try again after a failure; not built yet, so any but 0 is refused", 0
+    retries: int | RetryPolicy | None = _key(
+        _retries, "how often to try again, whatever it failed of, or a `RetryPolicy`; 0 means never"
     )
     shell: bool | str = _key(_shell, "shell that reads a command given as text; True and False mean sh", False)
     ready_file: str | None = _key(

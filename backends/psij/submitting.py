@@ -205,7 +205,9 @@ class Submitting:
                 hopeless = error.while_queued and not full
                 late = not full and loop.time() >= until
                 if hopeless or late or job.asked is not None or self._closing:
-                    raise SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {error}") from error
+                    text = f"{job.uid} '{job.task['name']}' was not submitted: {error}"
+                    # What may be in the queue all the same must not be submitted as another attempt.
+                    raise SubmitError(text, transient=late and not (hopeless or unclear)) from error
                 log.warning("%s is not submitted yet, will be tried again: %s", job.uid, error)
                 await self._pause(max(pause, error.delay) * random.uniform(0.8, 1.2), full)
                 pause = min(2 * pause, _LATE)

@@ -33,8 +33,19 @@ CONTRACT = {
 }
 
 # No asyncio, no threads, no processes, no files.
-PURE = {"graph", "states", "units", "command", "errors"}
-PURE_IMPORTS = {"__future__", "collections", "dataclasses", "datetime", "difflib", "enum", "re", "shlex", "typing"}
+PURE = {"graph", "states", "units", "command", "errors", "retries"}
+PURE_IMPORTS = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "datetime",
+    "difflib",
+    "enum",
+    "math",
+    "re",
+    "shlex",
+    "typing",
+}
 
 HEAVY = [
     "cloudpickle",

@@ -23,6 +23,7 @@ from asyncflow_hpc.errors import (
     UnknownBackendError,
     nearest,
 )
+from asyncflow_hpc.retries import FailedAttempt
 from asyncflow_hpc.states import FailureCause
 
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and value.__module__ == errors.__name__]
@@ -37,6 +38,7 @@ DETAILS = {
     "sandbox": "/scratch/session/task.000007",
     "native_state": "NODE_FAIL",
     "native_reason": "node17 went down",
+    "attempts": (FailedAttempt(0, FailureCause.SIGNAL, signal=9, sandbox="/scratch/session/task.000007"),),
 }
 
 

@@ -387,7 +387,7 @@ def test_nothing_given_means_the_defaults() -> None:
     default = TaskDescription.from_dict({})
     assert default == TaskDescription() == TaskDescription.from_dict(dict.fromkeys(KEYS))
     ones = ["ranks", "cores_per_rank"]
-    others = {"gpus_per_rank": 0, "retries": 0, "exclusive": False, "shell": False, "pre_exec": (), "post_exec": ()}
+    others = {"gpus_per_rank": 0, "exclusive": False, "shell": False, "pre_exec": (), "post_exec": ()}
     empty = ["environment", *NAMESPACES]
     expected = {**dict.fromkeys(KEYS), **dict.fromkeys(ones, 1), **others, **{key: {} for key in empty}}
     assert {key: getattr(default, key) for key in KEYS} == expected
