@@ -110,7 +110,7 @@ class Attempts:
         policy = self._policy if task["description"].retries is None else as_policy(task["description"].retries)
         changes: dict[str, Any] | None = None
         if self._may_follow(future, said, attempt, policy):
-            changes, remark = self._escalated(future, policy, attempt.number + 1)
+            changes, remark = self._grown(future, policy, attempt.number + 1)
             attempt = replace(attempt, remark=remark)
         task["attempts"] = (*task.get("attempts", ()), attempt)
         if changes is not None:
@@ -128,18 +128,21 @@ class Attempts:
         transient = isinstance(said, SubmitError) and said.transient
         return policy.tries_again(attempt.cause, attempt.number, transient)
 
-    def _escalated(self, future: TaskFuture, policy: RetryPolicy, number: int) -> tuple[dict[str, Any] | None, str]:
-        """Say what is new in the description of an attempt; None, and why, where it cannot be."""
+    def _grown(self, future: TaskFuture, policy: RetryPolicy, number: int) -> tuple[dict[str, Any] | None, str]:
+        """Say what an attempt asks for beside what the one before did; None, and why, where it cannot be made."""
         if self._spent:
             return None, f"max_failures={self._max_failures} attempts have failed"
         spec, task = future._spec, future.task
         if not policy.escalate or spec.lane.capabilities is None:
             return {}, ""
         changes = policy.escalated(spec.lane.backend.describe(task), number)
+        # What the user wrote stays as it is.
+        written = {**task["task_backend_specific_kwargs"], **changes}
         try:
-            spec.lane.refuse_unsupported(spec, replace(task["description"], **changes))
+            task["description"] = spec.check(written)
         except AsyncFlowError as error:
             return None, f"with {_shown(changes)}: {error}"
+        task["task_backend_specific_kwargs"] = written
         return changes, ""
 
     def _try_again(
@@ -151,10 +154,6 @@ class Attempts:
         log.warning("%s '%s' is tried again in %.1f s%s: %s", future.uid, task["name"], delay, more, attempt)
         for key in REPORTED:
             task.pop(key, None)
-        if changes:
-            # What the user wrote stays as it is.
-            task["description"] = replace(task["description"], **changes)
-            task["task_backend_specific_kwargs"] = {**task["task_backend_specific_kwargs"], **changes}
         task["attempt"] = attempt.number + 1
         task["state"] = TaskState.PENDING
         future.state = "PENDING"

@@ -15,7 +15,7 @@ from .evidence import marker_name, spool_of
 from .staging import Plan
 from .staging.shell import functions, stage_in_lines, stage_out_lines
 
-__all__ = ["RunScript", "claimed_by", "said", "script_path", "write_script"]
+__all__ = ["RunScript", "claimed_by", "forbid", "said", "script_path", "write_script"]
 
 # Characters of what a script says about its failure.
 _LONGEST = 4000
@@ -278,6 +278,19 @@ def claimed_by(sandbox: str) -> str | None:
         return os.readlink(f"{sandbox}/{BOOKKEEPING}/claim")
     except OSError:
         return None
+
+
+def forbid(sandbox: str) -> bool:
+    """See to it that no job begins to run an attempt any more, should one that seems lost turn up.
+
+    Returns:
+        False where one has begun already, or nobody can say.
+    """
+    try:
+        os.symlink("none", f"{sandbox}/{BOOKKEEPING}/claim")
+    except OSError:
+        return False
+    return True
 
 
 def said(sandbox: str) -> str:

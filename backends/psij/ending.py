@@ -15,7 +15,7 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from ..away import take_verdict
 from ..evidence import Record
 from ..output import read_large
-from ..run_script import claimed_by, said
+from ..run_script import claimed_by, forbid, said
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
@@ -72,6 +72,9 @@ class Ending:
                 # Its submission was given up meanwhile, and the task's dict may be of another attempt by now.
                 return
             if verdict is not None and (record is not None or not await self._belongs_to_another(job)):
+                if verdict.cause is FailureCause.LOST:
+                    # Another attempt may follow.
+                    await self._in_thread(forbid, job.sandbox)
                 await self.conclude(job, record, verdict)
             elif record is not None:
                 # It will run again, and leave another one.

@@ -112,7 +112,7 @@ async def test_spool_that_cannot_be_used(root: Path, gate: Gate) -> None:
 
 async def test_node_that_dies(root: Path) -> None:
     async with WorkflowEngine.create(backend(), work_dir=root) as flow:
-        future = shell(flow)("sleep 600", task_description={"slurm": {"nodelist": "n2"}})
+        future = shell(flow)("sleep 600", task_description={"retries": 0, "slurm": {"nodelist": "n2"}})
         await running(future)
         cluster("kill-node", "n2")
         try:

@@ -41,7 +41,7 @@ async def test_preempted_and_cancelled(slurm_flow: WorkflowEngine, gate: Gate, s
     command = gate.command("low")
     low = shell(slurm_flow)(
         f"trap '' TERM; {command}" if stubborn else command,
-        task_description=whole_node(queue="low", slurm=FIRST_NODE),
+        task_description=whole_node(queue="low", slurm=FIRST_NODE, retries=0),
     )
     await running(low)
     assert await shell(slurm_flow)("echo in", task_description=whole_node(slurm=FIRST_NODE)) == "in\n"
@@ -49,6 +49,20 @@ async def test_preempted_and_cancelled(slurm_flow: WorkflowEngine, gate: Gate, s
         await low
     assert caught.value.cause is FailureCause.PREEMPTED
     assert low.task["native_state"] == "PREEMPTED"
+
+
+async def test_preempted_and_tried_again(slurm_flow: WorkflowEngine, gate: Gate) -> None:
+    """Nobody asked for it: what the machine did to a task is made good."""
+    low = shell(slurm_flow)(gate.command("low"), task_description=whole_node(queue="low", slurm=FIRST_NODE))
+    await running(low)
+    first = job_of(low)
+    assert await shell(slurm_flow)("echo in", task_description=whole_node(slurm=FIRST_NODE)) == "in\n"
+    await until(lambda: low.task["attempt"] == 1)
+    await running(low)
+    gate.open()
+    await low
+    (failed,) = low.task["attempts"]
+    assert (failed.cause, failed.native_id) == (FailureCause.PREEMPTED, first) and job_of(low) != first
 
 
 async def test_preempted_and_put_back(slurm_flow: WorkflowEngine, gate: Gate, root: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from asyncflow_hpc.backends.evidence import Record, read_record, record_path
-from asyncflow_hpc.backends.run_script import RunScript, claimed_by, write_script
+from asyncflow_hpc.backends.run_script import RunScript, claimed_by, forbid, write_script
 from asyncflow_hpc.backends.staging import Delivery, Dependency, Plan, Transfer
 from asyncflow_hpc.backends.verdict import verdict_on
 from asyncflow_hpc.states import FailureCause, TaskState
@@ -218,6 +218,14 @@ def test_a_second_job_of_the_same_attempt_runs_nothing(run: Run) -> None:
     assert second.returncode == 75 and "belongs to job 1, not to 2" in second.stderr
     assert run.text("log") == "run\n" and run.record() == before
     assert claimed_by(str(run.sandbox)) == "1"
+
+
+def test_a_job_that_turns_up_after_it_was_given_up_runs_nothing(run: Run) -> None:
+    assert not forbid(str(run.sandbox)), "its script is not there"
+    run.write(["true"])
+    assert forbid(str(run.sandbox)) and not forbid(str(run.sandbox))
+    late = of_job(run, "1", ["sh", "-c", "echo run >>log"])
+    assert late.returncode == 75 and "nothing is run" in late.stderr and not (run.sandbox / "log").exists()
 
 
 def test_a_job_put_back_into_the_queue_runs_again(run: Run, root: Path) -> None:

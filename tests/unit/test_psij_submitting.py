@@ -86,6 +86,18 @@ async def test_patience_runs_out_where_nothing_of_ours_is_queued(failure: Transi
     await cluster.told.wait()
     assert isinstance(cluster.failed["task.000001"], SubmitError) and failure.text in str(cluster.failed)
     assert one.phase is Phase.ENDED
+    # That only one of our own jobs could make room is no reason to try it again.
+    assert cluster.failed["task.000001"].transient is (failure is not UNNAMED)  # type: ignore[attr-defined]
+    await submitting.close()
+
+
+async def test_what_may_be_in_the_queue_is_not_tried_again() -> None:
+    cluster = Cluster(refusing(Transient("no answer", 0.0, unclear=True), 0, set()))
+    submitting = cluster.submitting()
+    submitting.add(job(1))
+    await cluster.told.wait()
+    error = cluster.failed["task.000001"]
+    assert isinstance(error, SubmitError) and not error.transient
     await submitting.close()
 
 
