@@ -117,9 +117,9 @@ class Attempts:
             self._try_again(future, policy, attempt, changes)
         else:
             if attempt.number or attempt.remark:
-                log.warning("%s '%s' has failed for good: %s; %s", future.uid, task["name"], attempt, attempt.remark)
+                log.warning("%s '%s' is not tried again: %s", future.uid, task["name"], attempt.remark or attempt)
             self._engine.handle_task_failure(task, future, error)
-        if self._failures == self._max_failures:
+        if self._failures == self._max_failures and not self._engine.closing:
             self._stop_submitting(task, attempt)
 
     def _may_follow(self, future: TaskFuture, said: object, attempt: FailedAttempt, policy: RetryPolicy) -> bool:
@@ -140,7 +140,7 @@ class Attempts:
         written = {**task["task_backend_specific_kwargs"], **changes}
         try:
             task["description"] = spec.check(written)
-        except AsyncFlowError as error:
+        except Exception as error:
             return None, f"with {_shown(changes)}: {error}"
         task["task_backend_specific_kwargs"] = written
         return changes, ""
@@ -190,7 +190,7 @@ class Attempts:
         return True
 
     def _refuse(self, future: TaskFuture) -> None:
-        text = f"{future.uid} '{future._spec.name}' was not run: max_failures={self._max_failures} attempts had failed"
+        text = f"{future.uid} '{future._spec.name}' does not run: max_failures={self._max_failures} attempts had failed"
         future.description["state"] = TaskState.FAILED
         self._ledger.fail(future, FailureBudgetError(f"{text}; the last was {self._last}"))
 

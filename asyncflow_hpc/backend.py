@@ -196,6 +196,9 @@ class BaseExecutionBackend(ABC):
     async def submit_tasks(self, tasks: Sequence[Task]) -> Any:
         """Take tasks that are ready to run; returns before they end.
 
+        A task that was reported FAILED may come again, with the number of its new attempt in `task["attempt"]`: it
+        gets a sandbox of its own, and nothing that is left of an earlier attempt counts for it.
+
         A task that cannot be taken is reported FAILED, with the reason in `task["exception"]`. An exception means that
         none was taken but those already reported RUNNING.
         """

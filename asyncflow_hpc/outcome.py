@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from .errors import AsyncFlowError, DependencyFailureError, StagingError, SubmitError, TaskFailedError
@@ -31,10 +32,8 @@ def failure(task: Any, override: BaseException | str | None = None) -> BaseExcep
     if isinstance(error, (StopIteration, GeneratorExit)) or not isinstance(error, Exception):
         # A future cannot carry StopIteration, and what is no Exception would end the driver.
         return _task_failed(task, repr(error) if isinstance(error, BaseException) else str(error or ""))
-    if override is None and hasattr(error, "add_note"):
-        # Before Python 3.11 they are in the task's dict alone.
-        for line in _history(task.get("attempts", ())):
-            error.add_note(line)
+    if override is None:
+        _add_notes(error, _history(task.get("attempts", ())))
     return error
 
 
@@ -72,6 +71,13 @@ def _history(attempts: Sequence[FailedAttempt]) -> list[str]:
     return lines
 
 
+def _add_notes(error: Exception, lines: Sequence[str]) -> None:
+    # Before Python 3.11, and for a class that lets nothing be set, they are in the task's dict alone.
+    with suppress(Exception):
+        for line in lines:
+            error.add_note(line)  # type: ignore[attr-defined]
+
+
 def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttempt:
     """Note down how an attempt failed.
 
@@ -80,8 +86,7 @@ def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttem
         error: why the backend did not take it, where that is so.
     """
     said = error if error is not None else task.get("exception")
-    text = f"{type(said).__name__}: {said}" if isinstance(said, BaseException) else str(said or "")
-    lines = [line.strip() for line in (text, *(task.get("stderr") or "").splitlines()[-1:])]
+    lines = [line.strip() for line in (_text(said), *(task.get("stderr") or "").splitlines()[-1:])]
     first = next((line for line in lines if line), "").splitlines()[:1]
     return FailedAttempt(
         number=task.get("attempt", 0),
@@ -92,6 +97,16 @@ def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttem
         native_id=task.get("native_id"),
         text="".join(first)[:_LINE],
     )
+
+
+def _text(said: object) -> str:
+    if not isinstance(said, BaseException):
+        return str(said or "")
+    try:
+        return f"{type(said).__name__}: {said}"
+    except Exception:
+        # It is a user's class.
+        return type(said).__name__
 
 
 def _cause(task: Any, error: object = None) -> FailureCause:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,23 @@ async def test_an_error_of_the_function_itself(fails: Fails, root: Path) -> None
         assert own.__notes__ == [str(attempt) for attempt in future.task["attempts"]]
 
 
+async def test_exceptions_of_odd_classes(fails: Fails, root: Path) -> None:
+    """Whatever a user's class does, the future is settled."""
+
+    @dataclass(frozen=True)
+    class FrozenError(Exception):
+        code: int
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no")
+
+    for own in (FrozenError(3), MuteError()):
+        future = await run(Fails(), root, {"task": [own]}, retries=RetryPolicy(2, delay=0))
+        assert future.exception() is own and len(future.task["attempts"]) == 2
+        assert type(own).__name__ in future.task["attempts"][0].text
+
+
 async def test_the_task_before_the_engine(fails: Fails, root: Path) -> None:
     fails.ends = {"never": ["LOST"], "more": ["LOST"], "task": ["EXIT_CODE"]}
     async with WorkflowEngine.create(fails, work_dir=root, retries=NOW) as flow:
@@ -271,6 +289,17 @@ async def test_more_than_there_is(flow: WorkflowEngine, fails: Fails) -> None:
     with pytest.raises(TaskFailedError, match=rf"not tried again: with mem_per_rank={LARGEST // 4 * 9}: no node has"):
         await future
     assert fails.seen == [("task", 0), ("task", 1)] and future.task["attempts"][1].remark
+
+
+async def test_a_backend_whose_check_breaks(fails: Fails, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(description: TaskDescription) -> None:
+        if description.queue == "long":
+            raise RuntimeError("broken")
+
+    monkeypatch.setattr(fails, "check_description", check)
+    future = await run(fails, root, {"task": ["LOST"]}, retries=RetryPolicy(2, escalate={"queue": "long"}))
+    assert "not tried again: with queue='long': broken" in str(future.exception())
+    assert future.task["description"].queue is None
 
 
 async def test_one_report_too_many(flow: WorkflowEngine, fails: Fails) -> None:
