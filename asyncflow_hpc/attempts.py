@@ -135,10 +135,11 @@ class Attempts:
         spec, task = future._spec, future.task
         if not policy.escalate or spec.lane.capabilities is None:
             return {}, ""
-        changes = policy.escalated(spec.lane.backend.describe(task), number)
-        # What the user wrote stays as it is.
-        written = {**task["task_backend_specific_kwargs"], **changes}
+        changes: dict[str, Any] = {}
         try:
+            changes = policy.escalated(spec.lane.backend.describe(task), number)
+            # What the user wrote stays as it is.
+            written = {**task["task_backend_specific_kwargs"], **changes}
             task["description"] = spec.check(written)
         except Exception as error:
             return None, f"with {_shown(changes)}: {error}"

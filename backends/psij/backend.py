@@ -139,7 +139,12 @@ class PsijExecutionBackend(SandboxBackend):
         )
         self.queue.start()
         self._submitting = Submitting(
-            self._pace, self._placing.submit, self._placing.find, self._submitted, self._not_submitted
+            self._pace,
+            self._placing.submit,
+            self._placing.find,
+            self._placing.withdraw,
+            self._submitted,
+            self._not_submitted,
         )
         self._submitting.start()
         self._taking_over = TakingOver(self, self._submitting, self._ending)
@@ -238,6 +243,9 @@ class PsijExecutionBackend(SandboxBackend):
         self.queue.expect_change()
 
     def _not_submitted(self, job: BatchJob, error: Exception) -> None:
+        if self._jobs.get(job.uid) is not job:
+            # Its record was faster, and the task's dict may be of another attempt by now.
+            return
         if job.asked is FailureCause.CANCELLED:
             self.ended(job, TaskState.CANCELED, FailureCause.CANCELLED)
             return

@@ -17,7 +17,7 @@ from asyncflow_hpc.task import command_of
 
 from ..away import leave_call, runner_argv
 from ..pickling import FunctionPickles
-from ..run_script import RunScript, script_path, write_script
+from ..run_script import RunScript, forbid, script_path, write_script
 from ..sandbox import make_sandbox
 from .commands import CommandTimeoutError
 from .jobs import BatchJob, is_of, recorded
@@ -161,6 +161,10 @@ class Placing:
         if native_id is not None:
             job.native_id = native_id
         return native_id is not None
+
+    async def withdraw(self, job: BatchJob) -> bool:
+        """See to it that a job that may have been submitted runs nothing; returns False if it may have begun."""
+        return await asyncio.get_running_loop().run_in_executor(self._backend.threads, forbid, job.sandbox)
 
 
 def _put_away(script: Path, job: BatchJob) -> None:

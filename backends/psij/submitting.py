@@ -73,6 +73,7 @@ class Submitting:
     Args:
         submit: submits one job, or raises TransientError, or anything else, which is final.
         find: looks for a job that may have been submitted; returns whether it is there.
+        withdraw: sees to it that a job that may have been submitted runs nothing; returns whether that is sure.
         on_submitted, on_failed: called with a job, and with what went wrong.
     """
 
@@ -81,12 +82,14 @@ class Submitting:
         pace: Pace,
         submit: Callable[[BatchJob], Awaitable[None]],
         find: Callable[[BatchJob], Awaitable[bool]],
+        withdraw: Callable[[BatchJob], Awaitable[bool]],
         on_submitted: Callable[[BatchJob], None],
         on_failed: Callable[[BatchJob, Exception], None],
     ) -> None:
         self._pace = pace
         self._submit = submit
         self._find = find
+        self._withdraw = withdraw
         self._on_submitted = on_submitted
         self._on_failed = on_failed
         self._jobs: deque[BatchJob] = deque()
@@ -206,8 +209,9 @@ class Submitting:
                 late = not full and loop.time() >= until
                 if hopeless or late or job.asked is not None or self._closing:
                     text = f"{job.uid} '{job.task['name']}' was not submitted: {error}"
-                    # What may be in the queue all the same must not be submitted as another attempt.
-                    raise SubmitError(text, transient=late and not (hopeless or unclear)) from error
+                    # What may run all the same must not be submitted as another attempt.
+                    passing = late and not hopeless and (not unclear or await self._withdraw(job))
+                    raise SubmitError(text, transient=passing) from error
                 log.warning("%s is not submitted yet, will be tried again: %s", job.uid, error)
                 await self._pause(max(pause, error.delay) * random.uniform(0.8, 1.2), full)
                 pause = min(2 * pause, _LATE)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asyncflow_hpc import InputFile, OutputFile, WorkflowEngine
+from asyncflow_hpc.backends.run_script import claimed_by, script_path
 from asyncflow_hpc.errors import TaskFailedError
 from asyncflow_hpc.states import FailureCause
 from tests.conftest import until
@@ -63,6 +64,26 @@ async def test_preempted_and_tried_again(slurm_flow: WorkflowEngine, gate: Gate)
     await low
     (failed,) = low.task["attempts"]
     assert (failed.cause, failed.native_id) == (FailureCause.PREEMPTED, first) and job_of(low) != first
+
+
+async def test_lost_and_tried_again(slurm_flow: WorkflowEngine) -> None:
+    """A job that leaves no record is run again, under another name, and should it turn up later it runs nothing."""
+
+    def queued() -> bool:
+        return future.task.get("native_id") is not None
+
+    future = shell(slurm_flow)("echo $ASYNCFLOW_ATTEMPT; pwd", task_description={"slurm": {"hold": True}})
+    await until(queued)
+    first, sandbox = job_of(future), slurm_flow.session_dir / future.uid
+    Path(script_path(str(sandbox))).unlink()
+    scontrol("release", first)
+    await until(lambda: future.task["attempt"] == 1 and queued())
+    assert f"JobName={slurm_flow.uid}.{future.uid}.1 " in scontrol("show", "--oneliner", "job", job_of(future))
+    scontrol("release", job_of(future))
+    assert (await future).split("\n") == ["1", f"{sandbox}.1", ""]
+    (failed,) = future.task["attempts"]
+    assert (failed.cause, failed.native_id) == (FailureCause.LOST, first) and job_of(future) != first
+    assert claimed_by(str(sandbox)) == "none"
 
 
 async def test_preempted_and_put_back(slurm_flow: WorkflowEngine, gate: Gate, root: Path) -> None:

@@ -355,12 +355,15 @@ async def test_budget(fails: Fails, root: Path, caplog: pytest.LogCaptureFixture
         async def block(_: Any) -> None: ...
 
         dependents.append(block(running))
-        started, gate = asyncio.Event(), asyncio.Event()
+        started, stopped = asyncio.Event(), asyncio.Event()
 
         @flow.executable_task
         async def slow() -> str:
             started.set()
-            await gate.wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
             return "true"
 
         body = slow()
@@ -376,6 +379,7 @@ async def test_budget(fails: Fails, root: Path, caplog: pytest.LogCaptureFixture
         assert fails.cancelled == [queued.uid] and not running.done() and flow.running == {running.uid}
         with pytest.raises(FailureBudgetError):
             await task_of(flow)()
+        await asyncio.wait_for(stopped.wait(), 30)
         fails.end(running.uid, True)
         assert await running == "attempt 0"
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["max_failures=3 attempts have failed"]

@@ -31,6 +31,7 @@ class Cluster:
     """Takes jobs as a test says."""
 
     answer: Callable[[BatchJob], Awaitable[None]]
+    withdraws: bool = False
     submitted: list[str] = field(default_factory=list)
     failed: dict[str, Exception] = field(default_factory=dict)
     told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -39,7 +40,10 @@ class Cluster:
         async def find(job: BatchJob) -> bool:
             return False
 
-        made = Submitting(Pace(1000, 2, 100, patience), self.answer, find, self.take, self.fail)
+        async def withdraw(job: BatchJob) -> bool:
+            return self.withdraws
+
+        made = Submitting(Pace(1000, 2, 100, patience), self.answer, find, withdraw, self.take, self.fail)
         made.start()
         return made
 
@@ -91,13 +95,14 @@ async def test_patience_runs_out_where_nothing_of_ours_is_queued(failure: Transi
     await submitting.close()
 
 
-async def test_what_may_be_in_the_queue_is_not_tried_again() -> None:
-    cluster = Cluster(refusing(Transient("no answer", 0.0, unclear=True), 0, set()))
+@pytest.mark.parametrize("withdraws", [False, True])
+async def test_what_may_be_in_the_queue_is_tried_again_only_if_it_runs_nothing(withdraws: bool) -> None:
+    cluster = Cluster(refusing(Transient("no answer", 0.0, unclear=True), 0, set()), withdraws)
     submitting = cluster.submitting()
     submitting.add(job(1))
     await cluster.told.wait()
     error = cluster.failed["task.000001"]
-    assert isinstance(error, SubmitError) and not error.transient
+    assert isinstance(error, SubmitError) and error.transient is withdraws
     await submitting.close()
 
 
