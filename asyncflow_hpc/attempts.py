@@ -105,28 +105,28 @@ class Attempts:
             log.debug("%s is said to have failed once more, and waits for its next attempt already", future.uid)
             return
         attempt = failed_attempt(task, error)
+        before = task.get("attempts", ())
         self._failures += 1
         said = error if error is not None else task.get("exception")
         policy = self._policy if task["description"].retries is None else as_policy(task["description"].retries)
         changes: dict[str, Any] | None = None
-        if self._may_follow(future, said, attempt, policy):
-            changes, remark = self._grown(future, policy, attempt.number + 1)
+        # Counted from here: a task that an earlier driver has tried does not begin with attempt 0.
+        if self._may_follow(future, said) and policy.tries_again(attempt.cause, len(before), _may_pass(said)):
+            changes, remark = self._grown(future, policy, len(before) + 1)
             attempt = replace(attempt, remark=remark)
-        task["attempts"] = (*task.get("attempts", ()), attempt)
+        task["attempts"] = (*before, attempt)
         if changes is not None:
             self._try_again(future, policy, attempt, changes)
         else:
-            if attempt.number or attempt.remark:
+            if before or attempt.remark:
                 log.warning("%s '%s' is not tried again: %s", future.uid, task["name"], attempt.remark or attempt)
             self._engine.handle_task_failure(task, future, error)
         if self._failures == self._max_failures and not self._engine.closing:
             self._stop_submitting(task, attempt)
 
-    def _may_follow(self, future: TaskFuture, said: object, attempt: FailedAttempt, policy: RetryPolicy) -> bool:
-        if self._engine.closing or future.done() or future._spec.kind == BLOCK or isinstance(said, _HOPELESS):
-            return False
-        transient = isinstance(said, SubmitError) and said.transient
-        return policy.tries_again(attempt.cause, attempt.number, transient)
+    def _may_follow(self, future: TaskFuture, said: object) -> bool:
+        over = self._engine.closing or future.done()
+        return not (over or future._spec.kind == BLOCK or isinstance(said, _HOPELESS))
 
     def _grown(self, future: TaskFuture, policy: RetryPolicy, number: int) -> tuple[dict[str, Any] | None, str]:
         """Say what an attempt asks for beside what the one before did; None, and why, where it cannot be made."""
@@ -150,7 +150,7 @@ class Attempts:
         self, future: TaskFuture, policy: RetryPolicy, attempt: FailedAttempt, changes: dict[str, Any]
     ) -> None:
         task: dict[str, Any] = future.task  # type: ignore[assignment]
-        delay = policy.delay_after(attempt.number, random.random())
+        delay = policy.delay_after(len(task["attempts"]) - 1, random.random())
         more = f" with {_shown(changes)}" if changes else ""
         log.warning("%s '%s' is tried again in %.1f s%s: %s", future.uid, task["name"], delay, more, attempt)
         for key in REPORTED:
@@ -221,6 +221,10 @@ class Attempts:
             if lane.capabilities is not None and not future.done() and future.task["state"] == TaskState.SUBMITTED:
                 self._withdrawn.add(future.uid)
                 await lane.cancel(future)
+
+
+def _may_pass(said: object) -> bool:
+    return isinstance(said, SubmitError) and said.transient
 
 
 def _shown(changes: dict[str, Any]) -> str:

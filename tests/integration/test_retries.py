@@ -204,6 +204,16 @@ async def test_the_task_before_the_engine(fails: Fails, root: Path) -> None:
     assert sorted(fails.seen) == [*[("more", n) for n in range(5)], ("never", 0), *[("task", n) for n in range(3)]]
 
 
+async def test_attempts_are_counted_from_the_first_of_this_engine(flow: WorkflowEngine, fails: Fails) -> None:
+    fails.ends["task"] = ["LOST"]
+    future = task_of(flow, task_description={"retries": NOW})()
+    # As after a resume, where the sandboxes of earlier attempts are there.
+    future.task["attempt"] = 7
+    await asyncio.wait([future])
+    assert fails.seen == [("task", 7), ("task", 8), ("task", 9)]
+    assert [attempt.number for attempt in future.task["attempts"]] == [7, 8, 9]
+
+
 async def test_submissions_that_fail(fails: Fails, root: Path) -> None:
     future = await run(fails, root, {"task": ["refuse", "refuse", True]}, retries=NOW)
     assert future.result() == "attempt 2"
