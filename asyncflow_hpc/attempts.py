@@ -141,6 +141,7 @@ class Attempts:
             # What the user wrote stays as it is.
             written = {**task["task_backend_specific_kwargs"], **changes}
             task["description"] = spec.check(written)
+            spec.lane.refuse_unrunnable(task["description"])
         except Exception as error:
             return None, f"with {_shown(changes)}: {error}"
         task["task_backend_specific_kwargs"] = written

@@ -15,6 +15,7 @@ from . import signals
 from .attempts import Attempts
 from .components import BLOCK, FUNCTION
 from .decorators import Decorators
+from .handing_over import HandingOver
 from .inbox import Inbox
 from .lanes import Lane
 from .ledger import Ledger
@@ -39,16 +40,13 @@ __all__ = ["WorkflowEngine"]
 
 log = logging.getLogger(__name__)
 
-_SUBMITTED, _DONE = TaskState.SUBMITTED, TaskState.DONE
+_DONE = TaskState.DONE
 
 # Seconds in which a backend that stays open should have ended the tasks of an engine that closes.
 CANCEL_TIMEOUT = 30
 
 # Seconds that the bodies of blocks may take to clean up at a shutdown.
 BODY_TIMEOUT = 5
-
-# Tasks that are recorded at once before they are handed over.
-SLICE = 256
 
 
 class WorkflowEngine(Decorators):
@@ -90,6 +88,7 @@ class WorkflowEngine(Decorators):
         self._ledger = Ledger(self._ready)
         self._preparing = Preparing(self)
         self._attempts = Attempts(self, self._ledger, self._preparing, retries, max_failures)
+        self._handing_over = HandingOver(self._ledger, self._attempts, recording)
         self._inbox = Inbox(self.loop, self._take)
         self.lanes = {backend.name: Lane(backend) for backend in backends}
         self._recording = recording
@@ -215,7 +214,7 @@ class WorkflowEngine(Decorators):
     async def run(self) -> None:
         """Submit what gets ready until the engine is shut down; started by `create`."""
         lanes = [
-            self.loop.create_task(lane.run(self._submit), name=f"{self.uid} {lane.name}")
+            self.loop.create_task(lane.run(self._handing_over.submit), name=f"{self.uid} {lane.name}")
             for lane in self.lanes.values()
         ]
         try:
@@ -242,39 +241,7 @@ class WorkflowEngine(Decorators):
                 self._preparing.start(future)
             else:
                 batches.setdefault(future._spec.lane, []).append(future.task)
-        await asyncio.gather(*(self._submit(lane, batch) for lane, batch in batches.items()))
-
-    async def _submit(self, lane: Lane, batch: list[Task]) -> None:
-        if not lane.recorded or self._recording is None:
-            await self._hand_over(lane, batch)
-            return
-        # The first are to run while the others are still being recorded.
-        for start in range(0, len(batch), SLICE):
-            await self._hand_over(lane, batch[start : start + SLICE], self._recording)
-
-    async def _hand_over(self, lane: Lane, batch: list[Task], recording: Recording | None = None) -> None:
-        live = self._ledger.live
-        tasks = []
-        for task in batch:
-            future = live.get(task["uid"])
-            if future is not None:
-                future._submitted = True
-                task["state"] = _SUBMITTED
-                tasks.append(task)
-                if recording is not None and (earlier := recording.identify(future)) is not None:
-                    self._ledger.rename(future, earlier.uid)
-        if not tasks or self._attempts.refuse(tasks):
-            return
-        try:
-            if recording is not None:
-                tasks = await recording.admit(lane, tasks)
-            if tasks:
-                await lane.backend.submit_tasks(tasks)
-        except Exception as error:
-            log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
-            for task in tasks:
-                if task["uid"] in live and task["state"] == _SUBMITTED:
-                    self._attempts.not_taken(live[task["uid"]], error)
+        await asyncio.gather(*(self._handing_over.submit(lane, batch) for lane, batch in batches.items()))
 
     async def execute_block(self, block_fut: TaskFuture, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Run a block's body and settle its future with what comes of it."""

@@ -26,11 +26,11 @@ from ..staging.fetching import Fetching
 from ..staging.plan import make_plan
 from .commands import Answer, run_command
 from .ending import Ending
-from .jobs import BatchJob, Phase, said_of
+from .jobs import BatchJob, Phase
 from .kinds import kind_of
 from .loading import load_psij
 from .placing import Placing
-from .scheduler import UNKNOWN, JobStatus, Report
+from .queue_news import QueueNews
 from .services import Services
 from .site import settings_for
 from .submitting import AHEAD, Pace, Submitting
@@ -134,8 +134,9 @@ class PsijExecutionBackend(SandboxBackend):
         self._placing = Placing(self, self._timeout, self._pace.at_once)
         self._ending = Ending(self)
         self._services = Services(self)
+        news = QueueNews(self, self._ending, self._fail_unrunnable)
         self.queue = QueueWatcher(
-            self.scheduler, *self._poll_intervals, self._timeout, lambda: bool(self._jobs), self._take_queue
+            self.scheduler, *self._poll_intervals, self._timeout, lambda: bool(self._jobs), news.take
         )
         self.queue.start()
         self._submitting = Submitting(
@@ -187,6 +188,11 @@ class PsijExecutionBackend(SandboxBackend):
         """Take over jobs that an earlier driver submitted, or was about to submit."""
         await self._watch_session()
         return await self._taking_over.take(tasks)
+
+    @property
+    def jobs(self) -> list[BatchJob]:
+        """Those that have not ended."""
+        return list(self._jobs.values())
 
     def enter(self, job: BatchJob) -> None:
         """Count a job among those that have not ended."""
@@ -256,67 +262,6 @@ class PsijExecutionBackend(SandboxBackend):
         job = self._jobs.get(uid)
         if job is not None and attempt == job.attempt:
             self._ending.look_at(job, sure=True)
-
-    def _take_queue(self, report: Report, asked: float) -> bool:
-        """Take what the queue says of all jobs; returns whether anything has changed."""
-        changed = False
-        for job in list(self._jobs.values()):
-            if job.native_id is None or job.submitted >= asked or job.phase not in (Phase.QUEUED, Phase.RUNNING):
-                continue
-            status = said_of(job, report, self.scheduler)
-            job.anothers = status is None and job.native_id in report.by_id
-            if status is None and not report.complete:
-                continue
-            if status is None:
-                if job.unseen_since is None:
-                    job.unseen_since = asked
-                self._ending.look_at(job)
-            else:
-                changed = self._take_status(job, status) or changed
-                if job.asked is not None and not self.scheduler.meaning(status).final:
-                    # The request may have been lost.
-                    self._ending.cancel(job)
-        return changed
-
-    def _take_status(self, job: BatchJob, status: JobStatus) -> bool:
-        job.unseen_since = None
-        before, job.status = job.status, status
-        job.task["native_state"], job.task["native_reason"] = status.state, status.reason
-        meaning = self.scheduler.meaning(status)
-        if meaning is UNKNOWN:
-            # A word that says nothing, and not that it was put back.
-            return False
-        if meaning.final:
-            self._ending.look_at(job)
-        elif meaning.state is TaskState.RUNNING:
-            self.running(job)
-            if meaning.paused:
-                # How long it has run before that is for the scheduler to count.
-                job.started = asyncio.get_running_loop().time()
-            self._ending.enforce_walltime(job)
-        elif job.phase is Phase.RUNNING:
-            job.phase, job.started = Phase.QUEUED, None
-            self.forget_marker(job)
-            log.warning("%s was put back into the queue: %s", job.uid, status.reason)
-            self.report(job.task, TaskState.SUBMITTED)
-        else:
-            self._warn_unrunnable(job, status)
-        return before is None or (before.state, before.reason) != (status.state, status.reason)
-
-    def _warn_unrunnable(self, job: BatchJob, status: JobStatus) -> None:
-        reason = status.reason or ""
-        text, obstacle = self.scheduler.unrunnable(reason), self.scheduler.obstacle(reason)
-        if reason in job.warned or (text is None and obstacle is None):
-            return
-        job.warned.add(reason)
-        if text is None:
-            log.warning("job %s of %s waits (%s): %s", job.native_id, job.uid, reason, obstacle)
-            return
-        log.warning("job %s of %s cannot run as it is (%s): %s", job.native_id, job.uid, reason, text)
-        if self._fail_unrunnable:
-            job.task["exception"] = f"its job cannot run as it is: {reason}: {text}"
-            job.asked = job.asked or FailureCause.SUBMIT
-            self._ending.cancel(job)
 
     def running(self, job: BatchJob) -> None:
         """Report that a job runs, if nobody has yet."""

@@ -1,0 +1,82 @@
+"""The last step of ready tasks to their backends: numbered and recorded first, where the backend can take over tasks."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from .states import TaskState
+
+if TYPE_CHECKING:
+    from .attempts import Attempts
+    from .earlier import Earlier
+    from .futures import TaskFuture
+    from .lanes import Lane
+    from .ledger import Ledger
+    from .recording import Recording
+    from .task import Task
+
+__all__ = ["HandingOver"]
+
+log = logging.getLogger(__name__)
+
+_SUBMITTED = TaskState.SUBMITTED
+
+# Tasks that are recorded at once: the first are to run while the others are still being recorded.
+_SLICE = 256
+
+
+class HandingOver:
+    """Submits the tasks of an engine.
+
+    Args:
+        ledger: knows those that are unfinished.
+        attempts: takes those that a backend does not take.
+        recording: the session's; None where nothing is recorded.
+    """
+
+    def __init__(self, ledger: Ledger, attempts: Attempts, recording: Recording | None) -> None:
+        self._ledger = ledger
+        self._attempts = attempts
+        self._recording = recording
+
+    async def submit(self, lane: Lane, batch: list[Task]) -> None:
+        """Hand tasks over to a backend; those that were settled meanwhile are left out."""
+        if not lane.recorded or self._recording is None:
+            await self._hand_over(lane, batch)
+            return
+        for start in range(0, len(batch), _SLICE):
+            await self._hand_over(lane, batch[start : start + _SLICE], self._recording)
+
+    async def _hand_over(self, lane: Lane, batch: list[Task], recording: Recording | None = None) -> None:
+        live = self._ledger.live
+        tasks = []
+        for task in batch:
+            future = live.get(task["uid"])
+            if future is not None:
+                future._submitted = True
+                task["state"] = _SUBMITTED
+                tasks.append(task)
+                if recording is not None and (earlier := _known(recording, future)) is not None:
+                    self._ledger.rename(future, earlier.uid)
+        if not tasks or self._attempts.refuse(tasks):
+            return
+        try:
+            if recording is not None:
+                tasks = await recording.admit(lane, tasks)
+            if tasks:
+                await lane.backend.submit_tasks(tasks)
+        except Exception as error:
+            log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
+            for task in tasks:
+                if task["uid"] in live and task["state"] == _SUBMITTED:
+                    self._attempts.not_taken(live[task["uid"]], error)
+
+
+def _known(recording: Recording, future: TaskFuture) -> Earlier | None:
+    """Find the task of an earlier driver that this one is."""
+    if future.task.get("attempts"):
+        # It has its key and its uid, and whatever an earlier driver left of it has failed.
+        future.task["earlier"] = None
+        return None
+    return recording.identify(future)
