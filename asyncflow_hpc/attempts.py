@@ -140,11 +140,11 @@ class Attempts:
             changes = policy.escalated(spec.lane.backend.describe(task), number)
             # What the user wrote stays as it is.
             written = {**task["task_backend_specific_kwargs"], **changes}
-            task["description"] = spec.check(written)
-            spec.lane.refuse_unrunnable(task["description"])
+            description = spec.check(written)
+            spec.lane.refuse_unrunnable(description)
         except Exception as error:
             return None, f"with {_shown(changes)}: {error}"
-        task["task_backend_specific_kwargs"] = written
+        task["description"], task["task_backend_specific_kwargs"] = description, written
         return changes, ""
 
     def _try_again(

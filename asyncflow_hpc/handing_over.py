@@ -1,4 +1,4 @@
-"""The last step of ready tasks to their backends: numbered and recorded first, where the backend can take over tasks."""
+"""The last step of ready tasks to their backends: recorded first, where the backend can take over tasks."""
 
 from __future__ import annotations
 
