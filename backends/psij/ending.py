@@ -192,8 +192,9 @@ class Ending:
             if names:
                 text = missing_text(names, job.description.cwd or job.sandbox)
                 verdict = Verdict(TaskState.FAILED, FailureCause.MISSING_OUTPUT, 0, text=text)
-        if unread and verdict.state is TaskState.DONE:
-            verdict = Verdict(TaskState.FAILED, FailureCause.BACKEND, 0, text=f"its output cannot be read: {unread}")
+        if unread is not None and verdict.state is TaskState.DONE:
+            verdict = Verdict(TaskState.FAILED, FailureCause.BACKEND, 0)
+            task["exception"] = unread
         state, cause = take_verdict(task, verdict, job.sandbox)
         if task.get("is_service") and state is TaskState.DONE and not self._backend.was_ready(job):
             state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
@@ -203,9 +204,9 @@ class Ending:
         self._backend.forget_marker(job)
         self._backend.ended(job, state)
 
-    async def _take_output(self, job: BatchJob, record: Record | None) -> str:
+    async def _take_output(self, job: BatchJob, record: Record | None) -> OSError | None:
         """Take what a task has printed; returns why its result is not there, if that is so."""
-        unread = ""
+        unread = None
         for key, ending in (("stdout", "out"), ("stderr", "err")):
             try:
                 job.task[key] = await self._in_thread(read_large, f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
@@ -213,9 +214,9 @@ class Ending:
                 job.task[key] = ""  # type: ignore[literal-required]
                 # A task may remove its own files.
                 if record is None or not isinstance(error, FileNotFoundError):
-                    unread = str(error)
+                    unread = error
         # What a function prints is not its result.
-        return unread if job.task.get("function") is None else ""
+        return unread if job.task.get("function") is None else None
 
     def enforce_walltime(self, job: BatchJob) -> None:
         """End a job that has run longer than it may: the scheduler counts in minutes."""

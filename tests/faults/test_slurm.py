@@ -62,6 +62,12 @@ async def test_own_record_forged_by_the_task(slurm_flow: WorkflowEngine) -> None
     assert caught.value.exit_code == 5
 
 
+@pytest.mark.parametrize("instead", ["mkdir", "mkfifo"])
+async def test_output_that_is_no_file_any_more(slurm_flow: WorkflowEngine, instead: str) -> None:
+    with pytest.raises(OSError, match=r"no file|directory"):
+        await shell(slurm_flow)(f"rm $ASYNCFLOW_TASK_UID.out; {instead} $ASYNCFLOW_TASK_UID.out")
+
+
 async def test_refused_in_slurms_own_words(slurm_flow: WorkflowEngine) -> None:
     good = shell(slurm_flow)("echo good")
     with pytest.raises(SubmitError, match="nvalid partition"):
