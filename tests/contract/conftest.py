@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 from asyncflow_hpc import LocalExecutionBackend, NoopExecutionBackend
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
-from asyncflow_hpc.testing import BackendUnderTest
+from asyncflow_hpc.testing import BackendUnderTest, Emulation
 from asyncflow_hpc.testing.contract.conftest import *  # noqa: F403
 
 IN_THREADS = {"processes": "its functions run in threads of the driver"}
@@ -27,6 +28,12 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
         ),
         "noop": BackendUnderTest(NoopExecutionBackend, {"execution": "it runs nothing"}),
     }
+    backends |= {
+        kind: BackendUnderTest(
+            functools.partial(_emulated, kind), skips, gpus=2, walltime=2.0, patience=1.0, lag=10.0
+        )
+        for kind, skips in EMULATED_SKIPS.items()
+    }
     # Set by scripts/test, which starts a cluster.
     if os.environ.get("ASYNCFLOW_TEST_SLURM"):
         backends["slurm"] = BackendUnderTest(_slurm, SLURM_SKIPS, walltime=5.0, patience=1.0, lag=10.0)
@@ -37,6 +44,32 @@ SLURM_SKIPS = {
     "gpus": "the development cluster has none",
     "test_cwd": "a directory that the driver does not see may be there on the nodes: the job fails with STAGING",
 }
+
+A_DIRECTORY_ELSEWHERE = SLURM_SKIPS["test_cwd"]
+
+EMULATED_SKIPS = {
+    "pbs": {"test_cwd": A_DIRECTORY_ELSEWHERE},
+    "pbs_classic": {
+        "test_cwd": A_DIRECTORY_ELSEWHERE,
+        "gpus": "Torque tells a job of its GPUs in a file, and not as CUDA_VISIBLE_DEVICES",
+    },
+    "lsf": {"test_cwd": A_DIRECTORY_ELSEWHERE},
+}
+
+
+@functools.cache
+def _emulation(kind: str) -> Emulation:
+    """Start an emulated batch system, for all tests of this process; it ends with it."""
+    emulation = Emulation(kind, nodes=4, cores=64, gpus=4, kill_delay=0.5, walltime_delay=0.2)
+    emulation.start()
+    return emulation
+
+
+def _emulated(kind: str) -> PsijExecutionBackend:
+    # The commands of PBS and Torque have the same names: those of the backend under test come first.
+    others = [path for path in os.environ["PATH"].split(os.pathsep) if "/emulated-" not in path]
+    os.environ["PATH"] = os.pathsep.join([str(_emulation(kind).bin), *others])
+    return PsijExecutionBackend(kind, poll_interval=1.0, submit_rate=200.0, grace=10.0, patience=2)
 
 
 def _slurm() -> PsijExecutionBackend:

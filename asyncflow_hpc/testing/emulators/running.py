@@ -1,0 +1,172 @@
+"""The processes of emulated jobs: each job is a session of its own, of which nothing stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from .model import Ended, Job, State
+
+__all__ = ["Processes"]
+
+# Seconds between two looks at the memory of jobs that have a limit.
+_LOOK = 0.5
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Processes:
+    """Starts the scripts of jobs, and says when they have ended; the machine of a `BatchSystem`.
+
+    Args:
+        place: directory for scripts and lists of nodes.
+        on_over: called with a job and the code of its script.
+        on_greedy: called with a job that uses more memory than it asked for.
+
+    Attributes:
+        environment: what a job that starts is told by the batch system.
+    """
+
+    def __init__(
+        self, place: Path, on_over: Callable[[Job, int], None], on_greedy: Callable[[Job, Ended], None]
+    ) -> None:
+        self._place = place
+        self._on_over = on_over
+        self._on_greedy = on_greedy
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._sending: list[tuple[int, int]] = []
+        self._looking: asyncio.TimerHandle | None = None
+        self.environment: Callable[[Job], Mapping[str, str]] = lambda job: {}
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def later(self, delay: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call something in so many seconds."""
+        return self._loop.call_later(delay, call)
+
+    def node_file(self, job: Job) -> Path:
+        """Say where the list of nodes of a job lies."""
+        return self._place / f"{job.number}.nodes"
+
+    def start(self, job: Job) -> int | None:
+        """Start the script of a job."""
+        launch, path = job.launch, self._place / f"{job.number}.SC"
+        path.write_bytes(launch.script)
+        self.node_file(job).write_text("".join(f"{share.node.name}\n" * share.ranks for share in job.shares))
+        directory = launch.directory if os.access(launch.directory, os.X_OK) else os.sep
+        streams: list[int] = []
+        try:
+            streams = self._streams(job)
+            process = subprocess.Popen(
+                [*launch.argv, str(path)],
+                cwd=directory,
+                env={**launch.environment, **self.environment(job)},
+                stdin=subprocess.DEVNULL,
+                stdout=streams[0],
+                stderr=streams[1],
+                umask=launch.umask,
+                start_new_session=True,
+            )
+        except OSError:
+            return None
+        finally:
+            for stream in set(streams):
+                os.close(stream)
+        self._running[process.pid] = job, process
+        if job.memory is not None and self._looking is None:
+            self._looking = self._loop.call_later(_LOOK, self._look_at_memory)
+        return process.pid
+
+    def _streams(self, job: Job) -> list[int]:
+        launch = job.launch
+        how = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if launch.truncate and job.runs < 2 else os.O_APPEND)
+
+        def opened(path: str | None) -> int:
+            return os.open(path or os.devnull, how, 0o666 & ~launch.umask)
+
+        output = opened(launch.output)
+        return [output, output] if launch.joined else [output, opened(launch.errors)]
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            job, process = self._running.pop(found.si_pid, (None, None))
+            if process is None or job is None:
+                os.waitpid(found.si_pid, 0)
+                continue
+            code = process.wait()
+            (self._place / f"{job.number}.SC").unlink(missing_ok=True)
+            self.node_file(job).unlink(missing_ok=True)
+            self._on_over(job, code)
+
+    def signal(self, job: Job, number: int) -> None:
+        """Send a signal to all processes of a job."""
+        if job.pid is None:
+            return
+        if not self._sending:
+            self._loop.call_soon(self._send)
+        self._sending.append((job.pid, number))
+
+    def signal_script(self, job: Job, number: int) -> None:
+        """Send a signal to the script of a job alone."""
+        if job.pid in self._running:
+            os.kill(job.pid, number)
+
+    def _send(self) -> None:
+        sending, self._sending = self._sending, []
+        wanted: dict[int, list[int]] = {}
+        for session, number in sending:
+            wanted.setdefault(session, []).append(number)
+        for pid, session, _ in _processes():
+            for number in wanted.get(session, ()):
+                with suppress(OSError):
+                    os.kill(pid, number)
+
+    def _look_at_memory(self) -> None:
+        limited = {pid: job for pid, (job, _) in self._running.items() if job.memory is not None}
+        used = dict.fromkeys(limited, 0)
+        for _, session, pages in _processes():
+            if session in used:
+                used[session] += pages * _PAGE
+        for pid, job in limited.items():
+            job.used = max(job.used, used[pid])
+            if used[pid] > (job.memory or 0) and job.state is State.RUNNING:
+                self._on_greedy(job, Ended.MEMORY)
+        self._looking = self._loop.call_later(_LOOK, self._look_at_memory) if limited else None
+
+    def close(self) -> None:
+        """End all that runs."""
+        self._loop.remove_signal_handler(signal.SIGCHLD)
+        sessions = set(self._running)
+        for _ in range(3):
+            for pid, session, _ in _processes():
+                if session in sessions:
+                    with suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+        for _, process in self._running.values():
+            process.wait()
+
+
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """Find process id, session and resident pages of all processes."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", "rb") as stream:
+                    fields = stream.read().rpartition(b")")[2].split()
+                yield int(name), int(fields[3]), int(fields[21])
