@@ -60,7 +60,7 @@ EMULATED_SKIPS = {
 @functools.cache
 def _emulation(kind: str) -> Emulation:
     """Start an emulated batch system, for all tests of this process; it ends with it."""
-    emulation = Emulation(kind, nodes=4, cores=64, gpus=4, kill_delay=0.5, walltime_delay=0.2)
+    emulation = Emulation(kind, nodes=4, cores=8, gpus=4, kill_delay=0.5, walltime_delay=0.2)
     emulation.start()
     return emulation
 

@@ -1,4 +1,4 @@
-"""The processes of emulated jobs: each job is a session of its own, of which nothing stays."""
+"""The processes of emulated jobs: a job ends with all that it has started, as with a site that uses cgroups."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from . import process_table
 from .model import Ended, Job, State
 
 __all__ = ["Processes"]
 
 # Seconds between two looks at the memory of jobs that have a limit.
 _LOOK = 0.5
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Processes:
@@ -30,7 +29,7 @@ class Processes:
         on_greedy: called with a job that uses more memory than it asked for.
 
     Attributes:
-        environment: what a job that starts is told by the batch system.
+        environment: what a job that starts is told by the batch system, its id first.
     """
 
     def __init__(
@@ -41,7 +40,9 @@ class Processes:
         self._on_greedy = on_greedy
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        process_table.adopt_orphans()
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._marks: dict[bytes, int] = {}
         self._sending: list[tuple[int, int]] = []
         self._looking: asyncio.TimerHandle | None = None
         self.environment: Callable[[Job], Mapping[str, str]] = lambda job: {}
@@ -64,13 +65,14 @@ class Processes:
         path.write_bytes(launch.script)
         self.node_file(job).write_text("".join(f"{share.node.name}\n" * share.ranks for share in job.shares))
         directory = launch.directory if os.access(launch.directory, os.X_OK) else os.sep
+        told = self.environment(job)
         streams: list[int] = []
         try:
             streams = self._streams(job)
             process = subprocess.Popen(
                 [*launch.argv, str(path)],
                 cwd=directory,
-                env={**launch.environment, **self.environment(job)},
+                env={**launch.environment, **told},
                 stdin=subprocess.DEVNULL,
                 stdout=streams[0],
                 stderr=streams[1],
@@ -83,6 +85,7 @@ class Processes:
             for stream in set(streams):
                 os.close(stream)
         self._running[process.pid] = job, process
+        self._marks["=".join(next(iter(told.items()))).encode()] = process.pid
         if job.memory is not None and self._looking is None:
             self._looking = self._loop.call_later(_LOOK, self._look_at_memory)
         return process.pid
@@ -105,22 +108,23 @@ class Processes:
                 return
             if found is None:
                 return
-            job, process = self._running.pop(found.si_pid, (None, None))
+            job, process = self._running.get(found.si_pid, (None, None))
             if process is None or job is None:
                 os.waitpid(found.si_pid, 0)
                 continue
             code = process.wait()
             (self._place / f"{job.number}.SC").unlink(missing_ok=True)
             self.node_file(job).unlink(missing_ok=True)
+            # What it has left is found by its mark for a moment more.
+            self._loop.call_soon(self._running.pop, found.si_pid)
             self._on_over(job, code)
 
     def signal(self, job: Job, number: int) -> None:
         """Send a signal to all processes of a job."""
-        if job.pid is None:
-            return
-        if not self._sending:
-            self._loop.call_soon(self._send)
-        self._sending.append((job.pid, number))
+        if job.pid is not None:
+            if not self._sending:
+                self._loop.call_soon(self._send)
+            self._sending.append((job.pid, number))
 
     def signal_script(self, job: Job, number: int) -> None:
         """Send a signal to the script of a job alone."""
@@ -130,19 +134,22 @@ class Processes:
     def _send(self) -> None:
         sending, self._sending = self._sending, []
         wanted: dict[int, list[int]] = {}
-        for session, number in sending:
-            wanted.setdefault(session, []).append(number)
-        for pid, session, _ in _processes():
-            for number in wanted.get(session, ()):
-                with suppress(OSError):
-                    os.kill(pid, number)
+        for leader, number in sending:
+            wanted.setdefault(leader, []).append(number)
+        gone = {leader for leader in wanted if self._running[leader][1].returncode is not None}
+        if len(gone) < len(wanted) or process_table.has_orphans(self._running):
+            for pid, leader, _ in process_table.owned(self._running, self._marks):
+                for number in wanted.get(leader, ()):
+                    with suppress(OSError):
+                        os.kill(pid, number)
+        self._marks = {mark: leader for mark, leader in self._marks.items() if leader not in gone} if gone else self._marks
 
     def _look_at_memory(self) -> None:
         limited = {pid: job for pid, (job, _) in self._running.items() if job.memory is not None}
         used = dict.fromkeys(limited, 0)
-        for _, session, pages in _processes():
-            if session in used:
-                used[session] += pages * _PAGE
+        for _, leader, resident in process_table.owned(self._running, self._marks):
+            if leader in used:
+                used[leader] += resident
         for pid, job in limited.items():
             job.used = max(job.used, used[pid])
             if used[pid] > (job.memory or 0) and job.state is State.RUNNING:
@@ -152,21 +159,10 @@ class Processes:
     def close(self) -> None:
         """End all that runs."""
         self._loop.remove_signal_handler(signal.SIGCHLD)
-        sessions = set(self._running)
+        # Some may be about to start others.
         for _ in range(3):
-            for pid, session, _ in _processes():
-                if session in sessions:
-                    with suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
+            for pid, _, _ in process_table.owned(self._running, self._marks):
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
         for _, process in self._running.values():
             process.wait()
-
-
-def _processes() -> Iterator[tuple[int, int, int]]:
-    """Find process id, session and resident pages of all processes."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat", "rb") as stream:
-                    fields = stream.read().rpartition(b")")[2].split()
-                yield int(name), int(fields[3]), int(fields[21])
