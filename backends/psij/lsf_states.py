@@ -114,8 +114,9 @@ _UNRUNNABLE = (
     ("requeue.* limit|exit.* hold", "it was put back into the queue too often"),
 )
 _OBSTACLES = (
-    ("closed by (its )?administrator|queue.*(inactive|closed)", "its queue or hosts are closed: wait, or set another"),
-    ("suspended (by user|while pending)|held|user suspended", "it is held: `bresume` it"),
+    ("closed by (its )?administrator|queue.*(inactiv|closed)", "its queue or hosts are closed: wait, or set another"),
+    ("no suitable hosts", "no host has what it asks for now: ask for less, if that stays"),
+    ("suspended by (the )?user|while pending|held|user suspended", "it is held: `bresume` it"),
 )
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from asyncflow_hpc import WorkflowEngine
+from asyncflow_hpc.testing import Emulation
 
+from .on_emulators import KINDS, QUICK
+from .on_emulators import backend as emulated_backend
 from .on_slurm import CLUSTER_WITH_ACCOUNTING, Gate, Wrappers, backend, cluster, directory
 
 
@@ -63,3 +66,26 @@ def gate(root: Path) -> Gate:
 def wrappers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wrappers:
     """Slurm's commands, counted."""
     return Wrappers(tmp_path / "wrappers", monkeypatch)
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def batch_system(request: pytest.FixtureRequest) -> Iterator[Emulation]:
+    """An emulated batch system of each kind, for all tests."""
+    with Emulation(request.param, nodes=4, cores=8, **QUICK) as emulation:
+        yield emulation
+
+
+@pytest.fixture
+def emulated(batch_system: Emulation) -> Iterator[Emulation]:
+    """Its commands on PATH, in order at the beginning."""
+    with batch_system.on_path():
+        yield batch_system
+    batch_system.heal()
+    batch_system.purge(history=3600.0)
+
+
+@pytest.fixture
+async def emulated_flow(root: Path, emulated: Emulation) -> AsyncIterator[WorkflowEngine]:
+    """An engine whose tasks are jobs of an emulated batch system."""
+    async with WorkflowEngine.create(emulated_backend(emulated), work_dir=root) as engine:
+        yield engine

@@ -260,7 +260,7 @@ def _of_array(pbs: Pbs, job: Job) -> dict[str, Any]:
 def row(pbs: Pbs, job: Job) -> tuple[str, str, str, str, str, str]:
     """Say what a line of qstat has of a job."""
     used = clock(0) if job.started is not None and not job.parts else "0"
-    return pbs.full(job.number), job.name, pbs.user, used, letter(job), job.queue
+    return pbs.full(job.number), job.name, pbs.user, used, pbs.letter(job), job.queue
 
 
 def user_row(pbs: Pbs, job: Job) -> Any:
@@ -270,7 +270,7 @@ def user_row(pbs: Pbs, job: Job) -> Any:
     used = pbs.batch.elapsed(job) if job.started is not None else None
     return (
         pbs.full(job.number), pbs.user, job.queue, job.name, job.pid, nodes, job.cores, memory,
-        pbs_show.hours(job.walltime), letter(job), pbs_show.hours(used),
+        pbs_show.hours(job.walltime), pbs.letter(job), pbs_show.hours(used),
     )  # fmt: skip
 
 

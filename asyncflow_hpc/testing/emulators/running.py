@@ -43,7 +43,10 @@ class Processes:
         process_table.adopt_orphans()
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
         self._marks: dict[bytes, int] = {}
+        # Scripts that have ended, until what they have left has been looked for.
+        self._gone: set[int] = set()
         self._sending: list[tuple[int, int]] = []
+        self._due = False
         self._looking: asyncio.TimerHandle | None = None
         self.environment: Callable[[Job], Mapping[str, str]] = lambda job: {}
 
@@ -65,14 +68,13 @@ class Processes:
         path.write_bytes(launch.script)
         self.node_file(job).write_text("".join(f"{share.node.name}\n" * share.ranks for share in job.shares))
         directory = launch.directory if os.access(launch.directory, os.X_OK) else os.sep
-        told = self.environment(job)
         streams: list[int] = []
         try:
             streams = self._streams(job)
             process = subprocess.Popen(
                 [*launch.argv, str(path)],
                 cwd=directory,
-                env={**launch.environment, **told},
+                env={**launch.environment, **self.environment(job)},
                 stdin=subprocess.DEVNULL,
                 stdout=streams[0],
                 stderr=streams[1],
@@ -85,10 +87,13 @@ class Processes:
             for stream in set(streams):
                 os.close(stream)
         self._running[process.pid] = job, process
-        self._marks["=".join(next(iter(told.items()))).encode()] = process.pid
+        self._marks[self._mark(job)] = process.pid
         if job.memory is not None and self._looking is None:
             self._looking = self._loop.call_later(_LOOK, self._look_at_memory)
         return process.pid
+
+    def _mark(self, job: Job) -> bytes:
+        return "=".join(next(iter(self.environment(job).items()))).encode()
 
     def _streams(self, job: Job) -> list[int]:
         launch = job.launch
@@ -115,16 +120,21 @@ class Processes:
             code = process.wait()
             (self._place / f"{job.number}.SC").unlink(missing_ok=True)
             self.node_file(job).unlink(missing_ok=True)
-            # What it has left is found by its mark for a moment more.
-            self._loop.call_soon(self._running.pop, found.si_pid)
+            self._gone.add(found.si_pid)
             self._on_over(job, code)
+            self._send_soon()
 
     def signal(self, job: Job, number: int) -> None:
         """Send a signal to all processes of a job."""
         if job.pid is not None:
-            if not self._sending:
-                self._loop.call_soon(self._send)
             self._sending.append((job.pid, number))
+            self._send_soon()
+
+    def _send_soon(self) -> None:
+        # One look at all processes serves for many jobs.
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._send)
 
     def signal_script(self, job: Job, number: int) -> None:
         """Send a signal to the script of a job alone."""
@@ -132,17 +142,20 @@ class Processes:
             os.kill(job.pid, number)
 
     def _send(self) -> None:
+        self._due = False
         sending, self._sending = self._sending, []
         wanted: dict[int, list[int]] = {}
         for leader, number in sending:
             wanted.setdefault(leader, []).append(number)
-        gone = {leader for leader in wanted if self._running[leader][1].returncode is not None}
-        if len(gone) < len(wanted) or process_table.has_orphans(self._running):
+        gone, self._gone = self._gone, set()
+        if wanted.keys() - gone or process_table.has_orphans(self._running):
             for pid, leader, _ in process_table.owned(self._running, self._marks):
                 for number in wanted.get(leader, ()):
                     with suppress(OSError):
                         os.kill(pid, number)
-        self._marks = {mark: leader for mark, leader in self._marks.items() if leader not in gone} if gone else self._marks
+        for leader in gone:
+            job, _ = self._running.pop(leader)
+            self._marks.pop(self._mark(job), None)
 
     def _look_at_memory(self) -> None:
         limited = {pid: job for pid, (job, _) in self._running.items() if job.memory is not None}
