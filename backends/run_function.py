@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
         The exit code of the process.
     """
     pid, output = os.getpid(), _Output()
+    # LSF asks jobs to end with it: a KeyboardInterrupt would look like a failure of the function.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         sandbox = os.path.abspath(arguments[0] if arguments else os.environ.get("ASYNCFLOW_SANDBOX") or ".")
     except OSError as error:

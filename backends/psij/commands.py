@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["Answer", "CommandTimeoutError", "clean_environment", "run_blocking", "run_command"]
@@ -18,6 +20,9 @@ _KEPT = frozenset(
     PBS_SECONDARY PBS_AUTH_METHOD LSB_DISPLAY_YEAR LSB_SHAREDIR LSB_CONFDIR
     """.split()  # noqa: SIM905
 )
+
+# Seconds until a process that was killed is left to itself.
+_PATIENCE = 5.0
 
 Answer = tuple[int, bytes, bytes]
 
@@ -47,22 +52,44 @@ async def run_command(argv: Sequence[str], timeout: float) -> Answer:
         CommandTimeoutError: it did not answer in time, and was ended.
         OSError: it cannot be started.
     """
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=clean_environment(),
-    )
+    starting = asyncio.get_running_loop().create_task(_started(argv))
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # asyncio waits for ever for a process whose start is cancelled half-way.
+        await _end(await starting)
+        raise
     try:
         out, err = await asyncio.wait_for(process.communicate(), timeout)
     except (asyncio.TimeoutError, TimeoutError):
         raise CommandTimeoutError(argv[0], timeout) from None
     finally:
         if process.returncode is None:
-            process.kill()
-            await process.wait()
+            await _end(process)
     return process.returncode or 0, out, err
+
+
+async def _started(argv: Sequence[str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+        start_new_session=True,
+    )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    _kill(process.pid)
+    with suppress(asyncio.TimeoutError, TimeoutError):
+        await asyncio.wait_for(process.wait(), _PATIENCE)
+
+
+def _kill(pid: int) -> None:
+    # With what it has started: that holds its output open, which would be waited for.
+    with suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def run_blocking(
@@ -75,16 +102,20 @@ def run_blocking(
         stdin: file for it to read; none where None.
     """
     with open(stdin or os.devnull, "rb") as stream:
-        try:
-            done = subprocess.run(
-                argv,
-                capture_output=True,
-                stdin=stream,
-                timeout=timeout,
-                env=clean_environment(),
-                cwd=directory,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CommandTimeoutError(argv[0], timeout) from None
-    return done.returncode, done.stdout, done.stderr
+        with subprocess.Popen(
+            argv,
+            stdin=stream,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=clean_environment(),
+            cwd=directory,
+            start_new_session=True,
+        ) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                raise CommandTimeoutError(argv[0], timeout) from None
+            finally:
+                if process.returncode is None:
+                    _kill(process.pid)
+    return process.returncode, out, err

@@ -43,6 +43,7 @@ class BatchJob:
         unseen_since: when the queue first did not list it, by the loop's clock.
         anothers: its id now belongs to another job, as after a loss of the scheduler's state.
         warned: the pending reasons that the log has told.
+        why: what is to be said of it where we ended it for another reason than a wish of the user.
     """
 
     task: Task
@@ -65,6 +66,7 @@ class BatchJob:
     settling: bool = False
     anothers: bool = False
     warned: set[str] = field(default_factory=set)
+    why: str = ""
 
     @property
     def uid(self) -> str:
@@ -143,6 +145,8 @@ def _ended_from_outside(job: BatchJob, record: Record, verdict: Verdict, meaning
     cause = job.asked
     if cause is None and meaning is not None and meaning.cause in _OUTSIDE:
         cause = meaning.cause
+    if cause is None and meaning is not None and "TERM" in record.noted and not _used_up(job, record):
+        cause = meaning.if_sent_term
     if cause is None and _used_up(job, record):
         cause = FailureCause.WALLTIME
     if cause is None:
@@ -187,4 +191,4 @@ def _native(status: JobStatus | None) -> str:
 def _text(job: BatchJob, cause: FailureCause) -> str:
     if cause is FailureCause.WALLTIME and job.description.walltime is not None:
         return f"its walltime of {job.description.walltime:g} s was over"
-    return _native(job.status)
+    return job.why or _native(job.status)

@@ -58,6 +58,9 @@ EXITS: Exits = MappingProxyType(
 
 _NAMED = {found.name: found.cause for found in EXITS.values()}
 
+# 128 and the number of SIGTERM.
+_SENT_TERM = 143
+
 CANCELLED_EXIT = "it was sent SIGTERM"
 
 # Releases before 6 tell a job that was over its time from a cancelled one by its times alone.
@@ -84,4 +87,7 @@ def meaning(status: JobStatus) -> Meaning:
         cause = FailureCause.WALLTIME
     if cause is None and status.reason.startswith(CANCELLED_EXIT):
         return _CANCELLED
+    if cause is None and status.exit_code == _SENT_TERM:
+        # Of a script that ends in its own way when it is sent SIGTERM; whether it was, it knows.
+        return Meaning(TaskState.FAILED, by_code(status), True, FailureCause.CANCELLED)
     return Meaning(TaskState.FAILED, cause or by_code(status), True)

@@ -90,6 +90,6 @@ class QueueNews:
             return
         log.warning("job %s of %s cannot run as it is (%s): %s", job.native_id, job.uid, reason, text)
         if self._fail_unrunnable:
-            job.task["exception"] = f"its job cannot run as it is: {reason}: {text}"
+            job.why = f"its job cannot run as it is: {reason}: {text}"
             job.asked = job.asked or FailureCause.SUBMIT
             self._ending.cancel(job)

@@ -66,12 +66,14 @@ class Meaning:
         cause: why it failed or was cancelled, else None.
         final: nothing follows.
         paused: it does not run now, and its walltime stands still.
+        if_sent_term: the cause where the script of the job says that it was sent SIGTERM, if that makes a difference.
     """
 
     state: TaskState
     cause: FailureCause | None = None
     final: bool = False
     paused: bool = False
+    if_sent_term: FailureCause | None = None
 
 
 # Of words that say nothing: no task goes back to PENDING, so nothing changes.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from asyncflow_hpc.backends.evidence import STAGES, Record
 from asyncflow_hpc.backends.psij.jobs import BatchJob, said_of, verdict_of
+from asyncflow_hpc.backends.psij.pbs_classic import PbsClassic
 from asyncflow_hpc.backends.psij.scheduler import JobStatus, Meaning, Report, Settlement
 from asyncflow_hpc.backends.psij.slurm import Slurm
 from asyncflow_hpc.backends.psij.slurm_states import STATES
@@ -133,3 +134,26 @@ UNTOLD = JobStatus("1", "s.n", "PENDING")
 )
 def test_what_a_report_says_of_a_job(rows: tuple[JobStatus, ...], expected: JobStatus | None) -> None:
     assert said_of(job(), Report(rows), SLURM) == expected
+
+
+@pytest.mark.parametrize(
+    ("noted", "end", "state", "cause"),
+    [
+        ("TERM", 2.0, "CANCELED", "CANCELLED"),
+        ("TERM", 61.0, "FAILED", "WALLTIME"),
+        ("", 2.0, "FAILED", "SIGNAL"),
+        ("HUP", 2.0, "FAILED", "SIGNAL"),
+    ],
+)
+def test_a_job_of_torque_whose_script_was_sent_sigterm(noted: str, end: float, state: str, cause: str) -> None:
+    # The script ends with 143 whether the job was deleted or the task ended itself by that signal.
+    meaning = PbsClassic().meaning(JobStatus("1", "s.n", "C", exit_code=143, started=1.0))
+    verdict = verdict_of(job(), record(code=None, signal=15, noted=noted, end=end), meaning, None, "")
+    assert verdict is not None and (verdict.state, verdict.cause) == (state, cause)
+
+
+def test_why_we_ended_a_job_is_told() -> None:
+    made = job(FailureCause.SUBMIT, state="CANCELLED")
+    made.why = "it cannot run as it is"
+    verdict = judged(made, None)
+    assert (verdict.cause, verdict.text) == (FailureCause.SUBMIT, "it cannot run as it is")

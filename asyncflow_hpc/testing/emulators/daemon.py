@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -58,7 +59,7 @@ class Daemon:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one command."""
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             program, words, directory, umask, environment = await _received(reader)
             request = Request(
                 program,
@@ -67,7 +68,11 @@ class Daemon:
                 umask,
                 {os.fsdecode(name): os.fsdecode(value) for name, value in environment.items()},
             )
-            answer = await self._answer(request, reader, writer)
+            try:
+                answer = await self._answer(request, reader, writer)
+            except Exception:
+                # Whoever has called waits for an answer.
+                answer = Answer(70, "", f"{program}: the emulator has an error\n{traceback.format_exc()}")
             if answer is not None:
                 _send(writer, ("end", answer.code, _bytes(answer.out), _bytes(answer.err)))
                 await writer.drain()
