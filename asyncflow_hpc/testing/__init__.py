@@ -1,4 +1,4 @@
-"""For authors of backends: the contract suite, and what it is told about a backend. For rehearsals: emulated schedulers."""
+"""For authors of backends: the contract suite, and what it is told about a backend; for rehearsals: emulators."""
 
 from __future__ import annotations
 

@@ -101,8 +101,9 @@ def run_blocking(
         directory: to run it in.
         stdin: file for it to read; none where None.
     """
-    with open(stdin or os.devnull, "rb") as stream:
-        with subprocess.Popen(
+    with (
+        open(stdin or os.devnull, "rb") as stream,
+        subprocess.Popen(
             argv,
             stdin=stream,
             stdout=subprocess.PIPE,
@@ -110,12 +111,13 @@ def run_blocking(
             env=clean_environment(),
             cwd=directory,
             start_new_session=True,
-        ) as process:
-            try:
-                out, err = process.communicate(timeout=timeout)
-            except subprocess.TimeoutExpired:
-                raise CommandTimeoutError(argv[0], timeout) from None
-            finally:
-                if process.returncode is None:
-                    _kill(process.pid)
+        ) as process,
+    ):
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise CommandTimeoutError(argv[0], timeout) from None
+        finally:
+            if process.returncode is None:
+                _kill(process.pid)
     return process.returncode, out, err

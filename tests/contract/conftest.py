@@ -29,9 +29,7 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
         "noop": BackendUnderTest(NoopExecutionBackend, {"execution": "it runs nothing"}),
     }
     backends |= {
-        kind: BackendUnderTest(
-            functools.partial(_emulated, kind), skips, gpus=2, walltime=2.0, patience=1.0, lag=10.0
-        )
+        kind: BackendUnderTest(functools.partial(_emulated, kind), skips, gpus=2, walltime=2.0, patience=1.0, lag=10.0)
         for kind, skips in EMULATED_SKIPS.items()
     }
     # Set by scripts/test, which starts a cluster.

@@ -179,9 +179,7 @@ async def test_refused_in_the_schedulers_own_words(emulated_flow: WorkflowEngine
     assert emulated.called()[SUBMIT[emulated.kind]] - before <= len(refused) + 1
 
 
-async def test_job_that_can_never_run(
-    root: Path, emulated: Emulation, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_job_that_can_never_run(root: Path, emulated: Emulation, caplog: pytest.LogCaptureFixture) -> None:
     async with WorkflowEngine.create(backend(emulated, fail_unrunnable=True), work_dir=root) as flow:
         future = shell(flow)("true", task_description={"cores_per_rank": 1000})
         if emulated.kind == "lsf":

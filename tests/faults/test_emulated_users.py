@@ -65,5 +65,7 @@ def test_the_command_line(root: Path) -> None:
     script = root / "script.py"
     script.write_text(SCRIPT)
     words = [sys.executable, "-m", "asyncflow_hpc.testing.emulators", "pbs", "--", sys.executable, str(script), "w"]
-    done = subprocess.run(words, env={**os.environ, "ASYNCFLOW_BACKEND": "pbs"}, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        words, env={**os.environ, "ASYNCFLOW_BACKEND": "pbs"}, cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "TaskFailedError 7" in done.stderr

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncflow_hpc.backends.psij.lsf import LARGEST_BATCH, Lsf
@@ -187,6 +187,7 @@ WORDS = st.one_of(
 KEYS = st.sampled_from(sorted(record()))
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(KEYS, st.one_of(WORDS, st.integers(), st.none(), st.lists(WORDS))), max_size=4))
 def test_no_records_make_the_parser_raise(records: list[dict[str, Any]]) -> None:
     for job in LSF.parse_queue(answer(*records)):
@@ -195,6 +196,7 @@ def test_no_records_make_the_parser_raise(records: list[dict[str, Any]]) -> None
             assert job.state == "DONE" and job.exit_code == 0 and job.nodes and job.started is not None
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_no_bytes_make_the_parsers_raise(data: bytes) -> None:
     for report in (LSF.parse_queue(data, data), LSF.parse_accounting(data, data)):
@@ -317,6 +319,7 @@ def test_what_bkill_says(text: str, code: int, expected: str | None) -> None:
     assert LSF.cancel_failure(text, code) == expected
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(-64, 255))
 def test_no_text_raises(text: str, code: int) -> None:
     assert len(LSF.submit_failure(text, code).text) <= 1000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncflow_hpc.backends.psij import pbs_classic_states, pbs_states
@@ -265,6 +265,7 @@ def test_an_environment_that_looks_like_attributes() -> None:
     assert job.state == "R" and job.exit_code is None
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_no_bytes_make_the_parsers_raise(data: bytes) -> None:
     for scheduler in (PBS, TORQUE):
@@ -281,6 +282,7 @@ NAMES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(NAMES, VALUES), max_size=4))
 def test_no_attributes_make_the_parsers_raise_or_the_queue_prove_anything(jobs: list[dict[str, str]]) -> None:
     text = "".join(
@@ -348,6 +350,7 @@ def test_every_rule_decides_something() -> None:
         assert (rule.delay is None) == bool(rule.advice)
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(-64, 255))
 def test_no_text_raises(text: str, code: int) -> None:
     assert len(PBS.submit_failure(text, code).text) <= 1000

@@ -1,4 +1,4 @@
-"""Emulated batch systems: the commands of PBS Pro, Torque and LSF over a small one on this machine; see docs/emulators.md."""
+"""Emulated batch systems: the commands of PBS Pro, Torque and LSF over a small one on this machine."""
 
 from __future__ import annotations
 

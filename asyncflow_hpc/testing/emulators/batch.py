@@ -110,7 +110,8 @@ class BatchSystem:
         self._enqueue(job)
 
     def _enqueue(self, job: Job) -> None:
-        if job.state is State.ENDED or job.state is State.RUNNING:
+        # Of an array, its parts are queued.
+        if job.state in (State.ENDED, State.RUNNING) or job.parts:
             return
         self._queued.pop(job.number, None)
         if job.holds:
@@ -296,12 +297,16 @@ class BatchSystem:
 
     def hold(self, job: Job, letter: str) -> None:
         """Hold a job that does not run."""
+        for part in job.parts:
+            self.hold(part, letter)
         job.holds.add(letter)
         job.changed = self.now()
         self._enqueue(job)
 
     def release(self, job: Job, letters: Iterable[str]) -> None:
         """Take holds from a job."""
+        for part in job.parts:
+            self.release(part, letters)
         job.holds.difference_update(letters)
         job.changed = self.now()
         self._enqueue(job)
@@ -355,8 +360,6 @@ def _placed(chunks: Sequence[Chunk], place: str, alone: bool, nodes: list[Node])
             else:
                 return None
             used.add(name)
-            shares.append(
-                Share(by_name[name], tuple(cores[: chunk.cores]), tuple(gpus[: chunk.gpus]), chunk.ranks)
-            )
+            shares.append(Share(by_name[name], tuple(cores[: chunk.cores]), tuple(gpus[: chunk.gpus]), chunk.ranks))
             free[name] = (cores[chunk.cores :], gpus[chunk.gpus :])
     return shares

@@ -1,13 +1,13 @@
 """The command `emulator`, with which a rehearsal makes things go wrong, and which no real batch system has.
 
-    emulator down | up                    the server does not run, or does again
-    emulator hang COMMAND [after]         it does not answer: before, or after it has done its work
-    emulator replace COMMAND TIMES CODE OUT ERR   it answers this (each as hexadecimal bytes), TIMES times or "always"
-    emulator heal [COMMAND]               it, or everything, works again
-    emulator first-only                   qstat prints the first job alone as JSON, as OpenPBS after 23.06.06 does
-    emulator lose ID | requeue ID | kill ID SIGNAL | kill-script ID SIGNAL | greedy ID
-    emulator purge | history SECONDS
-    emulator called | times COMMAND | jobs   answers in JSON
+emulator down | up                    the server does not run, or does again
+emulator hang COMMAND [after]         it does not answer: before, or after it has done its work
+emulator replace COMMAND TIMES CODE OUT ERR   it answers this (each as hexadecimal bytes), TIMES times or "always"
+emulator heal [COMMAND]               it, or everything, works again
+emulator first-only                   qstat prints the first job alone as JSON, as OpenPBS after 23.06.06 does
+emulator lose ID | requeue ID | kill ID SIGNAL | kill-script ID SIGNAL | greedy ID
+emulator purge | history SECONDS
+emulator called | times COMMAND | jobs   answers in JSON
 """
 
 from __future__ import annotations

@@ -92,7 +92,12 @@ class Daemon:
         if self.flavour.reads_input(program, request.arguments):
             _send(writer, ("input",))
             request = Request(
-                program, request.arguments, request.directory, request.umask, request.environment, await _received(reader)
+                program,
+                request.arguments,
+                request.directory,
+                request.umask,
+                request.environment,
+                await _received(reader),
             )
         said = ""
         while True:

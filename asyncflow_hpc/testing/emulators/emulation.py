@@ -58,8 +58,8 @@ class Emulation:
         kind: "pbs" (PBS Pro, OpenPBS), "pbs_classic" (Torque) or "lsf".
         nodes: how many it pretends to have.
         cores, gpus: of each of them.
-        queues: further queues, or other limits of those that there are: name -> walltime (seconds), cores and most (jobs
-            of a user) at most, enabled, started, closed (to users), standard (seconds where a job asks for none).
+        queues: further queues, or other limits of those that there are: name -> walltime (seconds), cores and most
+            (jobs of a user) at most, enabled, started, closed (to users), standard (seconds where a job asks for none).
         speed: by which its clock is faster: walltimes and the delays below are divided by it.
         start_delay: seconds from submission to start, at least.
         kill_delay: seconds from the signal that asks a job to end to the one that ends it.

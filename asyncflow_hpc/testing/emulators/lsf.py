@@ -138,7 +138,9 @@ class Lsf:
         first = script.partition(b"\n")[0].decode(errors="replace")
         directory = asked.options.get("cwd", request.directory)
         streams = {
-            name: output_path(directory, asked.options.get(name, asked.options.get(name * 2 if name == "o" else "eo")), number)
+            name: output_path(
+                directory, asked.options.get(name, asked.options.get(name * 2 if name == "o" else "eo")), number
+            )
             for name in "oe"
         }
         return Launch(
@@ -265,7 +267,7 @@ class Lsf:
             jobs = [job for job in jobs if job.number in ids]
         said = "".join(f"Job <{number}> is not found\n" for number in missing)
         if "-json" in options:
-            return self._records(request, jobs, missing, options["-o"] if "-o" in options else "jobid stat")
+            return self._records(request, jobs, missing, options.get("-o", "jobid stat"))
         if not jobs:
             nothing = "No job found\n" if "-a" in options else "No unfinished job found\n"
             return Answer(255 if ids else 0, "", said or nothing)
@@ -317,7 +319,6 @@ class Lsf:
             counts = " ".join(f"{stats.count(name):>5}" for name in ("PEND", "RUN", "PSUSP"))
             status = f"{'Open' if queue.enabled else 'Closed'}:{'Active' if queue.started else 'Inact'}"
             most = "-" if queue.most is None else str(queue.most)
-            lines.append(
-                f"{queue.name:<15} {30:>4}  {status:<15} {'-':>3} {most:>4} {'-':>4} {'-':>4} {len(jobs):>5} {counts} \n"
-            )
+            limits = f"{'-':>3} {most:>4} {'-':>4} {'-':>4}"
+            lines.append(f"{queue.name:<15} {30:>4}  {status:<15} {limits} {len(jobs):>5} {counts} \n")
         return Answer(0, title + "".join(lines))

@@ -16,8 +16,8 @@ __all__ = ["Asked", "asked_of", "begin_of", "chunks_of", "dependencies", "gpus_o
 # Options of bsub with a value; a longer name is looked for first.
 _VALUES = frozenset(
     """
-    J Jd P q n W M R o oo e eo U sla g G cwd env w b t gpu nnodes alloc_flags core_isolation cn_mem app E Ep L sp c D F S
-    T v m i hl jsm step_cgroup u ti ext
+    J Jd P q n W M R o oo e eo U sla g G cwd env w b t gpu nnodes alloc_flags core_isolation cn_mem app E Ep L sp c D F
+    S T v m i hl jsm step_cgroup u ti ext
     """.split()  # noqa: SIM905
 )
 _FLAGS = frozenset("x H r rn B N Ne K Is Ip I csm_y K V ar hl".split())  # noqa: SIM905

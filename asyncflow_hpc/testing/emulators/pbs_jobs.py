@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 from . import pbs_show
 from .answers import Answer, Request
 from .model import Ended, Job, State
-from .pbs_submit import Asked
 from .pbs_show import clock, date, short_date
+from .pbs_submit import Asked
 
 if TYPE_CHECKING:
     from .pbs import Pbs
 
-__all__ = ["as_submitted", "attributes", "exit_status", "letter", "resources", "row", "server_or_queues", "user_row", "variables"]
+__all__ = [
+    "as_submitted",
+    "attributes",
+    "exit_status",
+    "letter",
+    "resources",
+    "row",
+    "server_or_queues",
+    "user_row",
+    "variables",
+]
 
 _LETTERS = {
     State.HELD: "H",
@@ -136,10 +146,11 @@ def exec_vnode(job: Job) -> str:
 
 
 def _exec_host(job: Job) -> str:
-    return "+".join(
-        f"{share.node.name}/{share.cores[0] if share.cores else 0}{f'*{len(share.cores)}' if len(share.cores) > 1 else ''}"
-        for share in job.shares
-    )
+    parts = []
+    for share in job.shares:
+        number = f"*{len(share.cores)}" if len(share.cores) > 1 else ""
+        parts.append(f"{share.node.name}/{share.cores[0] if share.cores else 0}{number}")
+    return "+".join(parts)
 
 
 def waits_for(pbs: Pbs, job: Job) -> str:
