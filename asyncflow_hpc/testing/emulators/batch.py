@@ -6,6 +6,7 @@ What touches processes and the clock is given to it.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -68,6 +69,7 @@ class BatchSystem:
         self._dead_dependents_end = dead_dependents_end
         self._numbers = itertools.count(1)
         self._queued: dict[str, Job] = {}
+        self._unfinished: Counter[str] = Counter()
         self._dependents: dict[str, list[Job]] = {}
         self._impossible: dict[Any, bool] = {}
         self._due = False
@@ -89,12 +91,13 @@ class BatchSystem:
 
     def unfinished(self, queue: str) -> int:
         """Count the jobs of a queue that have not ended."""
-        return sum(1 for job in self.jobs.values() if job.queue == queue and job.state is not State.ENDED)
+        return self._unfinished[queue]
 
     def submit(self, job: Job) -> None:
         """Take a job, whose queue is there and takes it."""
         job.created = job.changed = self.now()
         self.jobs[job.number] = job
+        self._unfinished[job.queue] += 1
         if job.array is not None:
             job.array.parts.append(job)
         open_ones = [one for one in job.after if not self._settled(one)]
@@ -252,6 +255,7 @@ class BatchSystem:
     def _finish(self, job: Job) -> None:
         self._queued.pop(job.number, None)
         job.state, job.ended = State.ENDED, self.now()
+        self._unfinished[job.queue] -= 0 if job.parts else 1
         job.changed = job.ended
         self._resolve(job.number)
         if self.purging:
@@ -319,6 +323,7 @@ class BatchSystem:
     def lose(self, job: Job) -> None:
         """Forget a job, and end what it runs, without a trace."""
         running = job.state is State.RUNNING
+        self._unfinished[job.queue] -= 0 if job.parts or job.state is State.ENDED else 1
         self._queued.pop(job.number, None)
         self.jobs.pop(job.number, None)
         if running:
