@@ -136,7 +136,8 @@ def verdict_of(
     # It was ended from outside: by whom, and whether it will run again, the scheduler knows.
     if meaning is not None and not meaning.final:
         return None
-    if record.signal is None:
+    # A Python that is interrupted while it starts makes an exit code of the signal.
+    if record.signal is None and job.task.get("function") is None:
         return verdict
     return _ended_from_outside(job, record, verdict, meaning)
 

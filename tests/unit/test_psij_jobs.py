@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from asyncflow_hpc.backends.evidence import STAGES, Record
 from asyncflow_hpc.backends.psij.jobs import BatchJob, said_of, verdict_of
+from asyncflow_hpc.backends.psij.lsf import Lsf
 from asyncflow_hpc.backends.psij.pbs_classic import PbsClassic
 from asyncflow_hpc.backends.psij.scheduler import JobStatus, Meaning, Report, Settlement
 from asyncflow_hpc.backends.psij.slurm import Slurm
@@ -157,3 +158,13 @@ def test_why_we_ended_a_job_is_told() -> None:
     made.why = "it cannot run as it is"
     verdict = judged(made, None)
     assert (verdict.cause, verdict.text) == (FailureCause.SUBMIT, "it cannot run as it is")
+
+
+def test_python_that_was_interrupted_while_it_started() -> None:
+    made = job(FailureCause.CANCELLED)
+    made.task["function"] = len
+    verdict = verdict_of(made, record(code=1, noted="INT"), Lsf().meaning(JobStatus("1", state="EXIT")), None, "")
+    assert verdict is not None and verdict.state is TaskState.CANCELED
+    for own in (record(code=1), record(code=0, noted="INT")):
+        found = verdict_of(made, own, None, None, "")
+        assert found is not None and found.state is (TaskState.FAILED if own.exit_code else TaskState.DONE)
