@@ -89,13 +89,11 @@ async def test_cancellation_that_hangs(root: Path, emulated: Emulation) -> None:
         assert emulated.called()[name] - before <= 4
 
 
+# More of them are in tests/unit/test_batch_outputs.py.
 LIES = {
     "nothing": b"",
-    "garbage": b"\x00\xff\xfe garbage {[\n",
     "not UTF-8": b"Job Id: 1.\xff\xfe\n    job_state = F\n    Exit_status = 0\n",
-    "a notice": b"Welcome! Maintenance on Monday.\n",
-    "broken JSON": b'{"COMMAND":"bjobs","JOBS":3,"RECORDS":[{"JOBID":"1","STAT":"DO',
-    "half a job": b"Job Id: 1.emulated\n    Job_Name = x\n    job_st",
+    "broken off": b'Job Id: 1.emulated\n    job_st {"COMMAND":"bjobs","JOBS":3,"RECORDS":[{"JOBID":"1","STAT":"DO',
 }
 
 
