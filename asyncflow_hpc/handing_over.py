@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .states import TaskState
@@ -33,10 +34,14 @@ class HandingOver:
         ledger: knows those that are unfinished.
         attempts: takes those that a backend does not take.
         recording: the session's; None where nothing is recorded.
+        closing: tells whether the engine is being shut down, which cancels all that is not handed over.
     """
 
-    def __init__(self, ledger: Ledger, attempts: Attempts, recording: Recording | None) -> None:
+    def __init__(
+        self, ledger: Ledger, attempts: Attempts, recording: Recording | None, closing: Callable[[], bool]
+    ) -> None:
         self._ledger = ledger
+        self._closing = closing
         self._attempts = attempts
         self._recording = recording
 
@@ -46,6 +51,8 @@ class HandingOver:
             await self._hand_over(lane, batch)
             return
         for start in range(0, len(batch), _SLICE):
+            if self._closing():
+                return
             await self._hand_over(lane, batch[start : start + _SLICE], self._recording)
 
     async def _hand_over(self, lane: Lane, batch: list[Task], recording: Recording | None = None) -> None:
@@ -64,7 +71,7 @@ class HandingOver:
         try:
             if recording is not None:
                 tasks = await recording.admit(lane, tasks)
-            if tasks:
+            if tasks and not self._closing():
                 await lane.backend.submit_tasks(tasks)
         except Exception as error:
             log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)

@@ -243,6 +243,10 @@ class Journal:
             os.fsync(self._file)
         except OSError as error:
             raise JournalError(_cannot(self.path, error)) from error
+        if not self.path.exists():
+            raise JournalError(
+                f"the journal {self.path} was removed, so nothing more is submitted: begin a new session"
+            )
         if not self._still_ours():
             raise SessionError(
                 f"another driver has taken over the session of {self.path}, while this one was stopped for long:"

@@ -10,7 +10,7 @@ from .errors import AsyncFlowError, DependencyFailureError, StagingError, Submit
 from .retries import FailedAttempt
 from .states import FailureCause
 
-__all__ = ["dependency_failure", "failed_attempt", "failure", "submit_error"]
+__all__ = ["dependency_failure", "failed_attempt", "failure", "submit_error", "text_of"]
 
 STDERR_TAIL = 2000
 
@@ -86,7 +86,7 @@ def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttem
         error: why the backend did not take it, where that is so.
     """
     said = error if error is not None else task.get("exception")
-    lines = [line.strip() for line in (_text(said), *(task.get("stderr") or "").splitlines()[-1:])]
+    lines = [line.strip() for line in (text_of(said), *(task.get("stderr") or "").splitlines()[-1:])]
     first = next((line for line in lines if line), "").splitlines()[:1]
     return FailedAttempt(
         number=task.get("attempt", 0),
@@ -99,7 +99,8 @@ def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttem
     )
 
 
-def _text(said: object) -> str:
+def text_of(said: object) -> str:
+    """Write down an error, or a text that stands for one, whatever its class does."""
     if not isinstance(said, BaseException):
         return str(said or "")
     try:

@@ -18,6 +18,7 @@ from .errors import SessionError
 from .events import SCHEMA, SessionClosed, SessionOpened, TaskEnded, TaskReady, TaskRunning, TaskSubmitted
 from .journal import Journal, journal_path, read_events
 from .lease import LEASE, Lease, this_host
+from .outcome import text_of
 from .recognition import Recognition
 from .session import Session, make_session
 from .states import FINAL, TaskState
@@ -269,7 +270,7 @@ def _ended(task: Task, state: TaskState) -> TaskEnded:
         started=task.get("started"),
         ended=task.get("ended"),
         native_id=task.get("native_id"),
-        text="" if error is None else str(error)[:_TEXT],
+        text=text_of(error)[:_TEXT],
         kept=task.pop("kept", None),
         max_rss=task.get("max_rss"),
         cpu_time=task.get("cpu_time"),

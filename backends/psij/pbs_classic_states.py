@@ -89,5 +89,5 @@ def meaning(status: JobStatus) -> Meaning:
         return _CANCELLED
     if cause is None and status.exit_code == _SENT_TERM:
         # Of a script that ends in its own way when it is sent SIGTERM; whether it was, it knows.
-        return Meaning(TaskState.FAILED, by_code(status), True, FailureCause.CANCELLED)
+        return Meaning(TaskState.FAILED, by_code(status), True, if_sent_term=FailureCause.CANCELLED)
     return Meaning(TaskState.FAILED, cause or by_code(status), True)

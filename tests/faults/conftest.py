@@ -87,5 +87,5 @@ def emulated(batch_system: Emulation) -> Iterator[Emulation]:
 @pytest.fixture
 async def emulated_flow(root: Path, emulated: Emulation) -> AsyncIterator[WorkflowEngine]:
     """An engine whose tasks are jobs of an emulated batch system."""
-    async with WorkflowEngine.create(emulated_backend(emulated), work_dir=root) as engine:
+    async with WorkflowEngine.create(emulated_backend(emulated), work_dir=root, retries=0) as engine:
         yield engine

@@ -27,7 +27,7 @@ async def test_server_down_in_the_middle(root: Path, gate: Gate, emulated: Emula
     # Shorter than the outage, whatever the backend may change its mind after.
     impatient = backend(emulated, command_timeout=2.0, grace=1.0, patience=1)
     later = Gate(root, "later")
-    async with WorkflowEngine.create(impatient, work_dir=root) as flow:
+    async with WorkflowEngine.create(impatient, work_dir=root, retries=0) as flow:
         early = [shell(flow)(gate.command(number, f"echo {number}")) for number in range(8)]
         late = [shell(flow)(later.command(number, f"echo {number}")) for number in range(8, 16)]
         await running(*early, *late)
@@ -45,7 +45,9 @@ async def test_server_down_in_the_middle(root: Path, gate: Gate, emulated: Emula
 
 
 async def test_killed_while_the_server_is_down(root: Path, gate: Gate, emulated: Emulation) -> None:
-    async with WorkflowEngine.create(backend(emulated, command_timeout=2.0, grace=1.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(
+        backend(emulated, command_timeout=2.0, grace=1.0), work_dir=root, retries=0
+    ) as flow:
         future = shell(flow)(gate.command("job"))
         await running(future)
         emulated.down()
@@ -61,7 +63,7 @@ async def test_killed_while_the_server_is_down(root: Path, gate: Gate, emulated:
 
 async def test_a_job_submitted_while_the_server_is_down(root: Path, gate: Gate, emulated: Emulation) -> None:
     gate.open()
-    async with WorkflowEngine.create(backend(emulated, command_timeout=2.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, command_timeout=2.0), work_dir=root, retries=0) as flow:
         emulated.down()
         future = shell(flow)(gate.command("late", "echo at last"))
         await until(lambda: emulated.called()[SUBMIT[emulated.kind]] >= 1)
@@ -113,7 +115,7 @@ async def test_walltime(emulated_flow: WorkflowEngine) -> None:
 @pytest.mark.parametrize("kind", ["pbs", "pbs_classic", "lsf"])
 async def test_walltime_of_the_scheduler(root: Path, kind: str, stubborn: bool) -> None:
     with emulate(kind, speed=120.0, **QUICK) as fast:
-        async with WorkflowEngine.create(backend(fast), work_dir=root) as flow:
+        async with WorkflowEngine.create(backend(fast), work_dir=root, retries=0) as flow:
             trap = "trap '' INT TERM USR2; " if stubborn else ""
             with pytest.raises(TaskFailedError) as caught:
                 await shell(flow)(f"{trap}sleep 600; sleep 600", task_description={"walltime": 120})
@@ -128,7 +130,7 @@ async def test_memory(emulated_flow: WorkflowEngine) -> None:
 
 
 async def test_a_job_that_vanishes_is_lost(root: Path, emulated: Emulation) -> None:
-    async with WorkflowEngine.create(backend(emulated, grace=1.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, grace=1.0), work_dir=root, retries=0) as flow:
         future, other = shell(flow)("sleep 600"), shell(flow)("sleep 3; echo other")
         await running(future, other)
         emulated.lose(job_of(future))
@@ -139,7 +141,7 @@ async def test_a_job_that_vanishes_is_lost(root: Path, emulated: Emulation) -> N
 
 
 async def test_a_queued_job_that_vanishes_is_lost(root: Path, emulated: Emulation) -> None:
-    async with WorkflowEngine.create(backend(emulated, grace=1.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, grace=1.0), work_dir=root, retries=0) as flow:
         future = shell(flow)("echo ran", task_description=HELD[emulated.kind])
         await until(lambda: future.task.get("native_state"))
         emulated.lose(job_of(future))
@@ -150,7 +152,7 @@ async def test_a_queued_job_that_vanishes_is_lost(root: Path, emulated: Emulatio
 
 async def test_purged_before_anybody_looked(root: Path, gate: Gate, emulated: Emulation) -> None:
     emulated.purge(history=0.0)
-    async with WorkflowEngine.create(backend(emulated, grace=1.0, poll_interval=3.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, grace=1.0, poll_interval=3.0), work_dir=root, retries=0) as flow:
         good, bad = shell(flow)(gate.command("good", "echo good")), shell(flow)("sleep 600")
         await running(good, bad)
         gate.open()
@@ -180,7 +182,7 @@ async def test_refused_in_the_schedulers_own_words(emulated_flow: WorkflowEngine
 
 
 async def test_job_that_can_never_run(root: Path, emulated: Emulation, caplog: pytest.LogCaptureFixture) -> None:
-    async with WorkflowEngine.create(backend(emulated, fail_unrunnable=True), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, fail_unrunnable=True), work_dir=root, retries=0) as flow:
         future = shell(flow)("true", task_description={"cores_per_rank": 1000})
         if emulated.kind == "lsf":
             # Its words are those of hosts that are down for a while, too.
@@ -231,7 +233,7 @@ async def test_other_jobs_of_the_user_do_not_matter(
 
 
 async def test_function_without_a_python_on_the_node(root: Path, emulated: Emulation) -> None:
-    async with WorkflowEngine.create(backend(emulated, python="/no/such/python3"), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, python="/no/such/python3"), work_dir=root, retries=0) as flow:
 
         @flow.function_task
         async def call_it() -> int:
@@ -243,7 +245,7 @@ async def test_function_without_a_python_on_the_node(root: Path, emulated: Emula
 
 
 async def test_nothing_of_psij_stays(root: Path, emulated: Emulation) -> None:
-    async with WorkflowEngine.create(backend(emulated), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated), work_dir=root, retries=0) as flow:
         assert await shell(flow)("echo it") == "it\n"
     (session,) = (path for path in root.iterdir() if path.is_dir())
     assert sorted(path.name for path in session.iterdir()) == [".spool", "task.000001"]
@@ -259,7 +261,7 @@ async def test_home_that_cannot_be_written(
         home.mkdir(0o555)
     monkeypatch.setenv("HOME", str(home))
     with emulate(kind, home=home, **QUICK) as emulated:
-        async with WorkflowEngine.create(backend(emulated), work_dir=root) as flow:
+        async with WorkflowEngine.create(backend(emulated), work_dir=root, retries=0) as flow:
             assert await shell(flow)("echo out; pwd >here", OutputFile("here")) == "out\n"
             with pytest.raises(TaskFailedError) as caught:
                 await shell(flow)("exit 7")

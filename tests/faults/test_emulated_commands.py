@@ -19,7 +19,9 @@ from .on_slurm import Gate, job_of, running, shell
 
 async def test_status_command_that_hangs(root: Path, gate: Gate, emulated: Emulation) -> None:
     name = STATUS[emulated.kind]
-    async with WorkflowEngine.create(backend(emulated, command_timeout=0.7, grace=0.5), work_dir=root) as flow:
+    async with WorkflowEngine.create(
+        backend(emulated, command_timeout=0.7, grace=0.5), work_dir=root, retries=0
+    ) as flow:
         before = emulated.called()[name]
         waiting = shell(flow)(gate.command("waits", "exit 3"))
         await until(lambda: waiting.task.get("native_id"))
@@ -38,7 +40,7 @@ async def test_submission_that_hangs_has_not_submitted(root: Path, emulated: Emu
     name = SUBMIT[emulated.kind]
     before = emulated.called()[name]
     emulated.hang(name)
-    async with WorkflowEngine.create(backend(emulated, command_timeout=1.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, command_timeout=1.0), work_dir=root, retries=0) as flow:
         future = shell(flow)("echo once >>once; cat once")
         await until(lambda: emulated.called()[name] > before)
         emulated.heal(name)
@@ -50,7 +52,7 @@ async def test_submission_whose_answer_is_lost_is_not_repeated(root: Path, gate:
     name = SUBMIT[emulated.kind]
     before = emulated.called()[name]
     emulated.hang(name, after=True)
-    async with WorkflowEngine.create(backend(emulated, command_timeout=1.5), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, command_timeout=1.5), work_dir=root, retries=0) as flow:
         future = shell(flow)(gate.command("job", "echo done"))
         await running(future)
         gate.open()
@@ -65,7 +67,7 @@ async def test_job_that_ends_before_it_is_found(root: Path, gate: Gate, emulated
     before = emulated.called()[name]
     emulated.purge(history=0.0)
     emulated.hang(name, after=True)
-    async with WorkflowEngine.create(backend(emulated, command_timeout=1.5), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, command_timeout=1.5), work_dir=root, retries=0) as flow:
         gate.open()
         assert await shell(flow)(gate.command("job", "echo done")) == "done\n"
         assert emulated.called()[name] - before == 1 and gate.starts() == {"job": 1}
@@ -75,7 +77,7 @@ async def test_cancellation_that_hangs(root: Path, emulated: Emulation) -> None:
     name = CANCEL[emulated.kind]
     before = emulated.called()[name]
     emulated.hang(name)
-    async with WorkflowEngine.create(backend(emulated, command_timeout=1.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, command_timeout=1.0), work_dir=root, retries=0) as flow:
         futures = [shell(flow)("sleep 1000") for _ in range(3)]
         await running(*futures)
         for future in futures:
@@ -100,7 +102,7 @@ LIES = {
 @pytest.mark.parametrize("lie", sorted(LIES))
 async def test_status_command_that_lies(root: Path, gate: Gate, emulated: Emulation, lie: str) -> None:
     names = {STATUS[emulated.kind], LIST[emulated.kind]}
-    async with WorkflowEngine.create(backend(emulated, grace=30.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, grace=30.0), work_dir=root, retries=0) as flow:
         future, bad = shell(flow)(gate.command("job", "echo done")), shell(flow)("sleep 600")
         await running(future, bad)
         for name in names - {"qselect"}:
@@ -126,13 +128,13 @@ async def test_refusals_that_pass(root: Path, gate: Gate, emulated: Emulation) -
         "lsf": b"LSF is processing your request. Please wait ...\nBatch daemon not responding. Job not submitted.\n",
     }[emulated.kind]
     emulated.replace(name, err=text, code=212, times=1)
-    async with WorkflowEngine.create(backend(emulated), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated), work_dir=root, retries=0) as flow:
         assert await shell(flow)(gate.command("job", "echo in")) == "in\n"
         assert gate.starts() == {"job": 1}
 
 
 async def test_limit_on_jobs_of_a_user(root: Path, gate: Gate, emulated: Emulation) -> None:
-    async with WorkflowEngine.create(backend(emulated, command_timeout=1.5), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(emulated, command_timeout=1.5), work_dir=root, retries=0) as flow:
         command, lim = shell(flow), {"queue": "lim"}
         first = command(gate.command("first", "echo first"), task_description=lim)
         await running(first)
@@ -151,7 +153,7 @@ async def test_limit_on_jobs_of_a_user(root: Path, gate: Gate, emulated: Emulati
 async def test_few_commands_for_many_tasks(root: Path, kind: str) -> None:
     number = 300
     with emulate(kind, nodes=4, cores=4, **QUICK) as emulated:
-        async with WorkflowEngine.create(backend(emulated, poll_interval=5.0), work_dir=root) as flow:
+        async with WorkflowEngine.create(backend(emulated, poll_interval=5.0), work_dir=root, retries=0) as flow:
             futures = [shell(flow)(f"echo {index}") for index in range(number)]
             assert await asyncio.gather(*futures) == [f"{index}\n" for index in range(number)]
         called, times = emulated.called(), emulated.times(LIST[kind])

@@ -70,7 +70,7 @@ async def test_memory_overrun(slurm_flow: WorkflowEngine, root: Path) -> None:
 async def test_purged_before_the_queue_is_asked(
     root: Path, gate: Gate, forgetful: None, wrappers: Wrappers, accounting: bool
 ) -> None:
-    async with WorkflowEngine.create(backend(command_timeout=1.0, grace=2.0), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(command_timeout=1.0, grace=2.0), work_dir=root, retries=0) as flow:
         recorded, unmarked, killed = (shell(flow)(gate.command(name, f"echo {name}")) for name in "abc")
         await running(recorded, unmarked, killed)
         wrappers.hang("squeue")
@@ -122,7 +122,7 @@ async def test_controller_that_lost_its_state_gives_an_id_again(
     shutil.copytree(state, saved)
     cluster("start-controller")
     states: list[str] = []
-    async with WorkflowEngine.create(backend(grace=3.0, patience=1), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(grace=3.0, patience=1), work_dir=root, retries=0) as flow:
         lost = shell(flow)("echo never", task_description={"slurm": {"begin": "now+1hour"}})
         lost.add_done_callback(lambda _: states.append("ended"))
         await until(lambda: lost.task.get("native_id"))
@@ -143,7 +143,7 @@ async def test_controller_that_lost_its_state_gives_an_id_again(
 
 
 async def test_sandbox_removed_under_a_task(root: Path, gate: Gate) -> None:
-    async with WorkflowEngine.create(backend(grace=2.0, patience=1), work_dir=root) as flow:
+    async with WorkflowEngine.create(backend(grace=2.0, patience=1), work_dir=root, retries=0) as flow:
         future = shell(flow)(gate.command("task", "echo lost"))
         after = shell(flow)("echo fine", future)
         await running(future)
@@ -164,7 +164,7 @@ async def test_file_system_that_is_full(root: Path, gate: Gate, accounting: bool
     if subprocess.run(argv, check=False, capture_output=True).returncode != 0:
         pytest.skip("nothing can be mounted here")
     try:
-        async with WorkflowEngine.create(backend(patience=1), work_dir=small) as flow:
+        async with WorkflowEngine.create(backend(patience=1), work_dir=small, retries=0) as flow:
             future = shell(flow)(gate.command("task", "cat /dev/zero >full 2>/dev/null; exit 0"))
             await running(future)
             gate.open()

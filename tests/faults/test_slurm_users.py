@@ -126,7 +126,7 @@ def tree(work_dir: Path) -> dict[str, str]:
         name = path.relative_to(session)
         text = path.read_text(errors="replace") if path.is_file() else ""
         quiet = path.parent.parent == session and path.suffix in (".out", ".err") and not text
-        own = {".asyncflow", ".spool"} & set(name.parts)
+        own = {".asyncflow", ".spool", "journal.jsonl"} & set(name.parts)
         if not own and (path.is_symlink() or (path.is_file() and not quiet)):
             found[str(name)] = ("link " if path.is_symlink() else "") + text.replace(session.name, "SESSION")
     return found

@@ -20,7 +20,7 @@ class Reports:
         deliver: calls the function that it is given with its arguments, wherever and whenever it likes.
 
     Attributes:
-        states: of each task, in the order of the reports.
+        states: of each task, in the order of the reports; that it was submitted goes without saying.
     """
 
     def __init__(self, flow: WorkflowEngine, deliver: Callable[..., object] | None = None) -> None:
@@ -36,8 +36,10 @@ class Reports:
     def __call__(self, task: Any, state: str, *service: Any) -> None:
         uid = task["uid"] if isinstance(task, dict) else task.as_dict()["uid"]
         with self._lock:
-            # SUBMITTED, of a task that is requeued, has no word of its own.
-            self.states.setdefault(uid, []).append(self._meaning.get(state) or TaskState(state))
+            # SUBMITTED, of a task that a scheduler has taken or put back, has no word of its own.
+            meaning = self._meaning.get(state) or TaskState(state)
+            if meaning is not TaskState.SUBMITTED or uid in self.states:
+                self.states.setdefault(uid, []).append(meaning)
             if self._deliver is not None:
                 self._deliver(self._flow.task_callbacks, task, state, *service)
                 return
