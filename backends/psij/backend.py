@@ -20,6 +20,7 @@ from asyncflow_hpc.task import Task, TaskDescription, describe
 from ..base import SandboxBackend
 from ..evidence import spool_of
 from ..sandbox import attempt_name, make_session, sandbox_of
+from ..services import Services
 from ..spool import SpoolWatcher
 from ..staging.downloads import remote
 from ..staging.fetching import Fetching
@@ -31,7 +32,6 @@ from .kinds import kind_of
 from .loading import load_psij
 from .placing import Placing
 from .queue_news import QueueNews
-from .services import Services
 from .site import settings_for
 from .submitting import AHEAD, Pace, Submitting
 from .taking_over import TakingOver
