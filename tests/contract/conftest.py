@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 from asyncflow_hpc import LocalExecutionBackend, NoopExecutionBackend
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
+from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBackend
+from asyncflow_hpc.backends.radical_pilot.environment import is_installed
 from asyncflow_hpc.testing import BackendUnderTest, Emulation
 from asyncflow_hpc.testing.contract.conftest import *  # noqa: F403
+
+# It takes a quarter of a minute to start: one pilot for all tests.
+PILOTS = PilotPool({"cores": 2, "gpus": 2}, directory=tempfile.gettempdir())
 
 IN_THREADS = {"processes": "its functions run in threads of the driver"}
 
@@ -32,11 +39,25 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
         kind: BackendUnderTest(functools.partial(_emulated, kind), skips, gpus=2, walltime=2.0, patience=1.0, lag=10.0)
         for kind, skips in EMULATED_SKIPS.items()
     }
+    if is_installed():
+        backends["radical_pilot"] = BackendUnderTest(
+            lambda: RadicalExecutionBackend(pool=PILOTS), PILOT_SKIPS, lag=5.0, **room
+        )
     # Set by scripts/test, which starts a cluster.
     if os.environ.get("ASYNCFLOW_TEST_SLURM"):
         backends["slurm"] = BackendUnderTest(_slurm, SLURM_SKIPS, walltime=5.0, patience=1.0, lag=10.0)
     return backends
 
+
+def pytest_unconfigure() -> None:
+    """End the pilot."""
+    asyncio.run(PILOTS.close())
+
+
+PILOT_SKIPS = {
+    "nodes": "one machine is one node",
+    "test_a_thousand_tasks": "RADICAL-Pilot starts some 18 a second: scripts/bench radical_pilot runs thousands",
+}
 
 SLURM_SKIPS = {
     "gpus": "the development cluster has none",

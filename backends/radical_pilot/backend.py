@@ -1,0 +1,362 @@
+"""RadicalExecutionBackend: tasks in pilots of RADICAL-Pilot, judged by evidence."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import sys
+import threading
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from asyncflow_hpc.backend import BackendCapabilities
+from asyncflow_hpc.errors import ConfigurationError, SubmitError, UnsupportedTaskError
+from asyncflow_hpc.states import FailureCause, TaskState
+from asyncflow_hpc.task import Task, TaskDescription, describe
+
+from ..base import SandboxBackend
+from ..evidence import spool_of
+from ..sandbox import make_session, sandbox_of
+from ..services import Services
+from ..spool import SpoolWatcher
+from ..staging.downloads import remote
+from ..staging.fetching import Fetching
+from ..staging.plan import make_plan
+from .dispatching import TaskEvent
+from .ending import Ending
+from .environment import is_installed
+from .jobs import Phase, PilotJob, take_claim
+from .placing import Placing
+from .pool import OnPilotEnd, PilotPool
+from .translation import NATIVE_KEYS, native_options, shape_of
+
+__all__ = ["RadicalExecutionBackend"]
+
+log = logging.getLogger(__name__)
+
+# Seconds for which the loop may be held up at a time while tasks are placed, and that the last ends may take.
+_SLICE, _ENDING = 0.005, 40.0
+
+# Attempts of a task that was running when its pilots ended.
+_MOST_ATTEMPTS = 10
+
+
+class RadicalExecutionBackend(SandboxBackend):
+    """Runs tasks in pilots of RADICAL-Pilot.
+
+    Args:
+        resources: what a pilot is, in the words of RADICAL-Pilot's PilotDescription (resource, nodes, cores, gpus,
+            runtime in minutes, queue, project ...), and a few of ours; all cores of this machine where None.
+        raptor_config: not built: functions run as executables.
+        pilots: how many at once.
+        name: under which an engine knows it.
+        on_pilot_end: "fail" the tasks of a pilot that ended, or "resubmit" them to another pilot.
+        max_pilots: so many are started in all; with "resubmit" two more than `pilots` where None.
+        directory: for the files of RADICAL-Pilot; below the current one where None.
+        pool: pilots to use in place of own ones; it is left open when the backend is shut down.
+        python: interpreter for function tasks on the nodes; the driver's where None.
+        patience: seconds to wait for a file on a shared file system; where None, 0 on this machine and 10 elsewhere.
+    """
+
+    capabilities = BackendCapabilities(
+        ranks=True,
+        gpus=True,
+        nodes=True,
+        staging=True,
+        services=True,
+        cancel_running=True,
+        contextvars=True,
+        native_keys=NATIVE_KEYS,
+    )
+
+    def __init__(
+        self,
+        resources: Mapping[str, Any] | None = None,
+        raptor_config: Mapping[str, Any] | None = None,
+        *,
+        pilots: int = 1,
+        name: str = "radical_pilot",
+        on_pilot_end: OnPilotEnd = "fail",
+        max_pilots: int | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        pool: PilotPool | None = None,
+        python: str | None = None,
+        patience: float | None = None,
+    ) -> None:
+        super().__init__(name)
+        if raptor_config is not None:
+            raise ConfigurationError(
+                f"raptor_config of backend '{name}': RAPTOR is not built yet; without it, functions run as executables"
+            )
+        self._own_pool = pool is None
+        self.pool = pool or PilotPool(
+            resources, pilots=pilots, on_pilot_end=on_pilot_end, max_pilots=max_pilots, directory=directory
+        )
+        self.patience = patience if patience is not None else (0.0 if self.pool.settings.kind == "local" else 10.0)
+        self.python = python or sys.executable
+        self._uids, self._numbers = uuid.uuid4().hex[:8], itertools.count()
+        self._jobs: dict[str, PilotJob] = {}
+        self._given: dict[str, PilotJob] = {}
+        self._spools: dict[Path, SpoolWatcher] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+        self._waiting: deque[PilotJob] = deque()
+        self._placer: asyncio.Task[None] | None = None
+        self._heard: deque[TaskEvent] = deque()
+        self._hearing = threading.Lock()
+
+    async def start(self) -> None:
+        """Start the session and its pilots, and wait until one of them is active."""
+        if not is_installed():
+            raise ConfigurationError(
+                f"backend '{self.name}' needs RADICAL-Pilot: pip install 'asyncflow-hpc[radical-pilot]'"
+            )
+        self._loop = asyncio.get_running_loop()
+        await self.pool.open()
+        self.threads = ThreadPoolExecutor(8, thread_name_prefix="asyncflow-pilot-task")
+        self._all_ended = asyncio.Event()
+        self._all_ended.set()
+        self._fetching = Fetching[PilotJob](self._fetched, self.threads)
+        self._placing = Placing(self)
+        self._ending = Ending(self)
+        self._services = Services(self)
+
+    def get_nodelist(self) -> list[str]:
+        """Return the names of the nodes of all active pilots."""
+        return self.pool.nodelist
+
+    def check_description(self, description: TaskDescription) -> None:
+        """Refuse a task that no pilot could ever hold."""
+        try:
+            shape_of(description, self.pool.settings.room)
+        except UnsupportedTaskError as error:
+            raise UnsupportedTaskError(f"backend '{self.name}' can never run this task: {error}") from None
+        native_options(description, {})
+
+    async def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        """Take tasks; a pilot gets them as soon as their files are there."""
+        if not self._started:
+            await self._start_once()
+        if self._closed:
+            raise ConfigurationError(f"backend '{self.name}' was shut down")
+        session = self.session.path
+        if session not in self._spools:
+            make_session(session)
+            watcher = SpoolWatcher(spool_of(session), self._marker)
+            await watcher.start()
+            self._spools[session] = watcher
+        for task in tasks:
+            try:
+                self._take(task)
+            except Exception as error:
+                task["exception"] = error
+                self.report(task, TaskState.FAILED)
+
+    def _take(self, task: Task) -> None:
+        job = self.job_of(task)
+        self.refuse_what_no_sandbox_holds(task, job.description)
+        self._jobs[job.uid] = job
+        self._all_ended.clear()
+        if remote(job.plan):
+            self._fetching.begin(job, Path(job.session))
+        else:
+            self._place(job)
+
+    def job_of(self, task: Task) -> PilotJob:
+        """Make the first attempt of a task, without giving it to a pilot."""
+        description = describe(task)
+        native = native_options(description, task.get("task_backend_specific_kwargs") or {})
+        if native.get("timeout") and description.walltime is None:
+            description = replace(description, walltime=float(native["timeout"]))
+        session = str(self.session.path)
+        plan = make_plan(task, session, lambda directory: Path(directory).stat().st_dev)
+        shape = shape_of(description, self.pool.settings.room)
+        sandbox = sandbox_of(session, task["uid"])
+        return PilotJob(task, description, plan, shape, session, sandbox, uuid.uuid4().hex)
+
+    def preview(self, task: Task) -> str:
+        """Return the run script that a task would run as."""
+        return Placing(self).script(self.job_of(task)).text()
+
+    def _fetched(self, job: PilotJob, failure: Exception | None) -> None:
+        if failure is None:
+            self._place(job)
+            return
+        job.task["exception"] = str(failure)
+        self.ended(job, TaskState.FAILED, FailureCause.STAGING)
+
+    def _place(self, job: PilotJob) -> None:
+        self._waiting.append(job)
+        if self._placer is None or self._placer.done():
+            self._placer = self._loop.create_task(self._place_waiting())
+
+    async def _place_waiting(self) -> None:
+        while self._waiting:
+            placed: list[tuple[PilotJob, dict[str, Any]]] = []
+            until = self._loop.time() + _SLICE
+            while self._waiting and (not placed or self._loop.time() < until):
+                job = self._waiting.popleft()
+                job.rp_uid = f"{self._uids}.{next(self._numbers):06}"
+                try:
+                    placed.append((job, self._placing.place(job)))
+                except Exception as error:
+                    self._refused(job, error)
+            self._give(placed)
+            await asyncio.sleep(0)
+
+    def _give(self, placed: Sequence[tuple[PilotJob, dict[str, Any]]]) -> None:
+        for job, _ in placed:
+            job.phase = Phase.GIVEN
+            job.task["sandbox"] = job.sandbox
+            self._given[job.rp_uid] = job
+        try:
+            self.pool.submit([task for _, task in placed], [job.shape.all_cores for job, _ in placed], self._hear)
+        except SubmitError as error:
+            for job, _ in placed:
+                self._not_submitted(job, str(error))
+
+    def _not_submitted(self, job: PilotJob, text: str) -> None:
+        self._refused(job, SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {text}"))
+
+    def _refused(self, job: PilotJob, error: Exception) -> None:
+        job.task["exception"] = error
+        self.ended(job, TaskState.FAILED, FailureCause.SUBMIT if isinstance(error, SubmitError) else None)
+
+    def _hear(self, event: TaskEvent) -> None:
+        """Take what the pool tells, in its thread; many events cross to the loop at once."""
+        with self._hearing:
+            self._heard.append(event)
+            first = len(self._heard) == 1
+        if first:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._take_events)
+
+    def _take_events(self) -> None:
+        while self._heard:
+            event = self._heard.popleft()
+            job = self._given.get(event.uid)
+            if job is None:
+                continue
+            if event.state == "AGENT_EXECUTING":
+                self.running(job)
+            elif event.cause is FailureCause.SUBMIT:
+                self._not_submitted(job, event.text)
+            else:
+                job.told = event
+                self._ending.look_at(job)
+
+    def chore(self, work: Any) -> None:
+        """Do something beside; the backend waits for it when it is shut down."""
+        chore: asyncio.Task[None] = self._loop.create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    def _marker(self, uid: str, attempt: int) -> None:
+        job = self._jobs.get(uid)
+        if job is not None and job.attempt == attempt:
+            self._ending.look_at(job, sure=True)
+
+    def running(self, job: PilotJob) -> None:
+        """Report that a task runs, if nobody has yet."""
+        if job.phase is not Phase.GIVEN:
+            return
+        job.phase = Phase.RUNNING
+        walltime = job.description.walltime
+        if walltime is not None:
+            job.walltime = self._loop.call_later(walltime, self._ending.end, job, FailureCause.WALLTIME)
+        self.report(job.task, TaskState.RUNNING)
+        if job.task.get("is_service"):
+            self._services.watch(job)
+
+    def run_again(self, job: PilotJob) -> bool:
+        """Give a task to another pilot, if its own has ended and the policy is to do so."""
+        told = job.told
+        ended = told is not None and not told.state and told.cause not in (None, FailureCause.SUBMIT)
+        wanted = ended and job.asked is None and self.pool.on_pilot_end == "resubmit" and not self._closed
+        if not wanted or job.attempt + 1 >= _MOST_ATTEMPTS:
+            return False
+        # Whatever may be left of it will not begin.
+        take_claim(job)
+        assert told is not None
+        log.warning("%s is run again: %s", job.uid, told.text)
+        self._forget(job)
+        job.attempt += 1
+        job.sandbox = sandbox_of(job.session, job.uid, job.attempt)
+        job.nonce, job.told = uuid.uuid4().hex, None
+        if job.phase is Phase.RUNNING:
+            self.report(job.task, TaskState.SUBMITTED)
+        job.phase = Phase.WAITING
+        self._place(job)
+        return True
+
+    def _forget(self, job: PilotJob) -> None:
+        self._given.pop(job.rp_uid, None)
+        self._spools[Path(job.session)].forget(job.uid, job.attempt)
+        self._services.forget(job)
+        if job.walltime is not None:
+            job.walltime.cancel()
+
+    def ended(self, job: PilotJob, state: TaskState, cause: FailureCause | None = None) -> None:
+        """Report a task that has ended."""
+        if self._jobs.pop(job.uid, None) is None:
+            return
+        job.phase = Phase.ENDED
+        self._forget(job)
+        self.report(job.task, state, cause)
+        if not self._jobs:
+            self._all_ended.set()
+
+    def was_ready(self, job: PilotJob) -> bool:
+        """Tell whether a service has ever been ready."""
+        return job.uid in self._services.ready
+
+    async def cancel_task(self, uid: str) -> bool:
+        """Cancel a task; one that runs is reported CANCELED when its processes are gone."""
+        job = self._jobs.get(uid)
+        if job is None:
+            return False
+        self._fetching.stop(uid)
+        if job.phase is Phase.WAITING:
+            with suppress(ValueError):
+                self._waiting.remove(job)
+            self.ended(job, TaskState.CANCELED, FailureCause.CANCELLED)
+        else:
+            self._ending.end(job, FailureCause.CANCELLED)
+        return True
+
+    async def _shut(self) -> None:
+        if not self._started:
+            if self._own_pool:
+                await self.pool.close()
+            return
+        try:
+            for uid in list(self._jobs):
+                await self.cancel_task(uid)
+            with suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self._all_ended.wait(), _ENDING)
+            if self._jobs:
+                log.warning("tasks that did not end in time: %s", ", ".join(self._jobs))
+            await self._services.close()
+            for chore in self._chores:
+                chore.cancel()
+            await asyncio.gather(*self._chores, return_exceptions=True)
+            await self._fetching.close()
+            for watcher in self._spools.values():
+                await watcher.close()
+        finally:
+            self.threads.shutdown(wait=False)
+            if self._own_pool:
+                await self.pool.close()
+
+    def abandon(self) -> None:
+        """Let the session close without waiting: what runs in it ends with it."""
+        self._closed = True
+        if self._own_pool:
+            self.pool.abandon()
