@@ -1,0 +1,177 @@
+"""Pilots that end before their tasks, and drivers that end before their pilots: on the real RADICAL-Pilot."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from asyncflow_hpc import WorkflowEngine
+from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBackend
+from asyncflow_hpc.backends.radical_pilot.environment import is_installed
+from asyncflow_hpc.errors import (
+    ConfigurationError,
+    SubmitError,
+    TaskDescriptionError,
+    TaskFailedError,
+    UnsupportedTaskError,
+)
+from asyncflow_hpc.states import FailureCause
+from asyncflow_hpc.testing.leftovers import processes_here
+from tests.conftest import until
+
+from .on_slurm import Gate, running, shell
+
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(not is_installed(), reason="RADICAL-Pilot is not installed"),
+]
+
+SCRIPT = Path(__file__).parent / "scripts" / "mixed_in_pilot.py"
+
+# Seconds in which the tasks of a pilot that has ended are settled, and in which a driver that was ended leaves nothing.
+SETTLED, GONE = 5.0, 20.0
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory for RADICAL-Pilot; at the end nothing may run in it."""
+    path = tmp_path / "pilots"
+    path.mkdir()
+    yield path
+    left = processes_of(path)
+    for process in left:
+        process.kill()
+    assert not left, f"processes left behind: {left}"
+
+
+def processes_of(place: Path) -> list[psutil.Process]:
+    """The processes of a session of RADICAL-Pilot, and what they have started: those that work below a directory."""
+
+    def belongs(process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE and f"{process.cwd()}/".startswith(f"{place}/")
+        except (psutil.Error, OSError):
+            return False
+
+    return [process for process in psutil.process_iter() if belongs(process)]
+
+
+def agent_of(pool: PilotPool, number: int) -> list[psutil.Process]:
+    """The agent of a pilot."""
+    return list(pool._pilots.values())[number].agent
+
+
+async def settled(*futures: Any) -> float:
+    """Wait for tasks, and say how many seconds that took."""
+    begin = time.monotonic()
+    await asyncio.wait(futures)
+    return time.monotonic() - begin
+
+
+async def test_pilot_killed_and_pilot_cancelled(root: Path, place: Path) -> None:
+    async with (
+        PilotPool({"cores": 2}, pilots=2, directory=place) as pool,
+        WorkflowEngine.create(RadicalExecutionBackend(pool=pool), work_dir=root) as flow,
+    ):
+        await until(lambda: list(pool.states.values()) == ["PMGR_ACTIVE"] * 2)
+        assert flow.backend.get_nodelist() == ["localhost"] * 2
+        command = shell(flow)
+        with pytest.raises(UnsupportedTaskError, match="3 cores"):
+            await command("true", task_description={"ranks": 3})
+        evidence = command("echo done >result; sleep 600 & exit 0")
+        assert await evidence == ""
+        # A type that is wrong would stop the agent for good.
+        with pytest.raises(TaskDescriptionError, match="'priority' of RADICAL-Pilot must be int"):
+            await command("true", task_description={"radical_pilot": {"priority": "high"}})
+        assert await command("echo $X", task_description={"priority": 3, "pre_launch": ["export X=1"]}) == "1\n"
+        tasks = [command("sleep 600 & touch up; wait") for _ in range(4)]
+        await running(*tasks)
+        await until(lambda: all((Path(task.task["sandbox"]) / "up").exists() for task in tasks))
+        agent_of(pool, 0)[0].send_signal(signal.SIGKILL)
+        begin = time.monotonic()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await until(lambda: sum(task.done() for task in tasks) == 2)
+        assert time.monotonic() - begin < SETTLED
+        ended = [task for task in tasks if task.done()]
+        for task in ended:
+            error = task.exception()
+            assert isinstance(error, TaskFailedError) and error.cause is FailureCause.NODE_FAILURE, error
+            assert not processes_here(Path(task.task["sandbox"]))
+        going_on = [task for task in tasks if not task.done()]
+        waiting = [command("sleep 600") for _ in range(300)]
+        await until(lambda: all(task.task.get("sandbox") for task in waiting))
+        cancelling = asyncio.get_running_loop().run_in_executor(None, pool.cancel_pilots)
+        assert await settled(*going_on, *waiting) < SETTLED
+        await cancelling
+        assert {task.state for task in [*going_on, *waiting]} == {"CANCELLED"}
+        assert not processes_here(flow.session_dir)
+        with pytest.raises(SubmitError, match="no pilot is left"):
+            await command("true")
+
+
+async def test_walltime_of_a_pilot_and_another_pilot(root: Path, place: Path) -> None:
+    gate = Gate(root)
+    backend = RadicalExecutionBackend({"cores": 2, "runtime": 0.2}, on_pilot_end="resubmit", directory=place)
+    async with WorkflowEngine.create(backend, work_dir=root) as flow:
+        command = shell(flow)
+        early = command(gate.command("early"))
+        gate.open()
+        await early
+        (root / "gate.open").unlink()
+
+        @flow.function_task
+        async def waits(path: str, given: list[int]) -> list[int]:
+            while not Path(path).exists():
+                await asyncio.sleep(0.1)
+            return given
+
+        given = [1]
+        begun = [command(gate.command("begun")), waits(str(root / "gate.open"), given)]
+        await running(*begun)
+        given.append(2)
+        waiting = [command(gate.command(f"waiting{number}")) for number in range(4)]
+        await until(lambda: len(backend.pool.states) == 2)
+        gate.open()
+        assert await asyncio.gather(*begun, *waiting) == ["", [1], "", "", "", ""]
+        assert gate.starts() == {"early": 1, "begun": 2} | {f"waiting{number}": 1 for number in range(4)}
+        assert begun[0].task["sandbox"].endswith(".1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_driver_ended(root: Path, place: Path, number: signal.Signals) -> None:
+    words = [sys.executable, str(SCRIPT), str(place)]
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+    assert driver.stdout is not None and driver.stderr is not None
+    assert driver.stdout.readline() == "running\n", driver.stderr.read()
+    assert processes_of(place)
+    driver.send_signal(number)
+    begin = time.monotonic()
+    _, errors = driver.communicate()
+    while processes_of(place) or processes_here(place):
+        assert time.monotonic() - begin < GONE, [process.cmdline() for process in processes_of(place)]
+        time.sleep(0.1)
+    assert driver.returncode == -number, errors
+
+
+async def test_bootstrapper_that_fails(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "setsid").write_text("#!/bin/sh\necho 'ERROR: this node is on fire' >&2\nexit 3\n")
+    (tmp_path / "bin" / "setsid").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(ConfigurationError, match="this node is on fire"):
+        await RadicalExecutionBackend({"cores": 1}, directory=place)
+
+
+async def test_resource_that_nobody_knows(place: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere"):
+        await RadicalExecutionBackend({"resource": "nowhere.at_all", "cores": 1}, directory=place)

@@ -1,0 +1,166 @@
+"""Pilots as jobs of a real Slurm: what they ask for, where tasks run, and what is left when something ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncflow_hpc import WorkflowEngine
+from asyncflow_hpc.backends.radical_pilot import RadicalExecutionBackend
+from asyncflow_hpc.backends.radical_pilot.environment import is_installed
+from asyncflow_hpc.errors import TaskFailedError, UnsupportedTaskError
+from asyncflow_hpc.states import FailureCause
+from asyncflow_hpc.testing.leftovers import processes_here
+from tests.conftest import until
+
+from .on_slurm import on_slurm, running, shell
+
+pytestmark = [*on_slurm, pytest.mark.skipif(not is_installed(), reason="RADICAL-Pilot is not installed")]
+
+# What the development cluster has.
+NODE = {"resource": "slurm", "cores_per_node": 16}
+
+# Seconds in which the end of a pilot is seen and its tasks are settled.
+SETTLED = 5.0
+
+
+def answer(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def jobs() -> list[list[str]]:
+    """Name, partition, memory of a node, nodes and time limit of each job in the queue."""
+    return [line.split() for line in answer("squeue", "--noheader", "--format=%j %P %m %D %l").splitlines()]
+
+
+def steps() -> list[str]:
+    """The names of all steps but those of batch scripts."""
+    names = answer("squeue", "--steps", "--noheader", "--format=%j").split()
+    return [name for name in names if name not in ("batch", "extern")]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory for RADICAL-Pilot; at the end no job is left."""
+    path = tmp_path / "pilots"
+    path.mkdir()
+    yield path
+    left = jobs()
+    for name, *_ in left:
+        subprocess.run(["scancel", f"--name={name}"], check=False)
+    assert not left
+
+
+@asynccontextmanager
+async def flow_on(root: Path, place: Path, **resources: Any) -> AsyncIterator[WorkflowEngine]:
+    backend = RadicalExecutionBackend({**NODE, **resources}, directory=place, patience=2.0)
+    async with WorkflowEngine.create(backend, work_dir=root) as flow:
+        yield flow
+
+
+async def test_two_nodes(root: Path, place: Path) -> None:
+    wanted = {"nodes": 2, "mem_per_node": 3000, "queue": "normal", "runtime": 7, "job_name": "two"}
+    async with flow_on(root, place, **wanted) as flow:
+        assert jobs() == [["two", "normal", "3000M", "2", "7:00"]]
+        assert flow.backend.get_nodelist() == ["n1", "n2"]
+        command = shell(flow)
+        tells = 'echo "$ASYNCFLOW_RANK/$ASYNCFLOW_SIZE $SLURMD_NODENAME"'
+        seen = await command(tells, task_description={"ranks": 4, "nodes": 2})
+        assert sorted(seen.splitlines()) == ["0/4 n1", "1/4 n1", "2/4 n2", "3/4 n2"]
+        wide = (await command(tells, task_description={"ranks": 20})).splitlines()
+        assert len(wide) == 20 and {line.split()[1] for line in wide} == {"n1", "n2"}
+        with pytest.raises(UnsupportedTaskError, match="needs 3 nodes"):
+            await command("true", task_description={"ranks": 33})
+        failing = command("[ $ASYNCFLOW_RANK = 1 ] && exit 4; sleep 600", task_description={"ranks": 2, "nodes": 2})
+        with pytest.raises(TaskFailedError) as caught:
+            await failing
+        assert caught.value.exit_code == 4
+        one, two = command("sleep 600"), command("sleep 600", task_description={"ranks": 2, "nodes": 2})
+        stubborn = command("trap '' TERM; sleep 600 & wait; wait", task_description={"ranks": 2})
+        tasks = [one, two, stubborn]
+        await running(*tasks)
+        await until(lambda: len(steps()) == 5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert {task.state for task in tasks} == {"CANCELLED"}
+        await until(lambda: not steps() and not processes_here(flow.session_dir))
+        last = [command("sleep 600", task_description={"ranks": 2, "nodes": 2}), command("sleep 600")]
+        await running(*last)
+        await until(lambda: len(steps()) == 3)
+        subprocess.run(["scancel", "--name=two"], check=True)
+        begin = time.monotonic()
+        await asyncio.wait(last)
+        assert time.monotonic() - begin < SETTLED
+        assert [task.task["cause"] for task in last] == [FailureCause.CANCELLED] * 2
+        await until(lambda: not processes_here(flow.session_dir))
+
+
+async def test_one_node_by_fork(root: Path, place: Path) -> None:
+    async with flow_on(root, place, launch="fork", slurm={"comment": "of a test"}) as flow:
+        assert jobs()[0][0].startswith("asyncflow-pilots.")
+        command = shell(flow)
+
+        @flow.function_task
+        async def where() -> Any:
+            return os.environ["SLURMD_NODENAME"]
+
+        assert await where() in ("n1", "n2")
+        assert await command("echo $ASYNCFLOW_RANK", task_description={"ranks": 2}) in ("0\n1\n", "1\n0\n")
+        task = command("trap '' TERM; sleep 600 & touch up; wait; wait")
+        await running(task)
+        await until(lambda: (Path(task.task["sandbox"]) / "up").exists())
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.state == "CANCELLED"
+        await until(lambda: not processes_here(flow.session_dir))
+        last = command("sleep 600")
+        await running(last)
+        begin = time.monotonic()
+    assert last.state == "CANCELLED" and time.monotonic() - begin < 20
+    assert not jobs()
+
+
+DRIVER = """
+import asyncio, json, sys
+from asyncflow_hpc import WorkflowEngine
+from asyncflow_hpc.backends.radical_pilot import RadicalExecutionBackend
+
+async def main():
+    backend = RadicalExecutionBackend(json.loads(sys.argv[1]), directory=sys.argv[2])
+    async with WorkflowEngine.create(backend, work_dir=sys.argv[2]) as flow:
+        @flow.executable_task
+        async def sleeps():
+            return "sleep 600"
+        task = sleeps()
+        while task.state != "RUNNING":
+            await asyncio.sleep(0.01)
+        print("running", flush=True)
+        await task
+
+asyncio.run(main())
+"""
+
+
+def test_driver_killed(root: Path, place: Path) -> None:
+    words = [sys.executable, "-c", DRIVER, json.dumps({**NODE, "nodes": 1}), str(place)]
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=root)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "running\n"
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    deadline = time.monotonic() + 20
+    while jobs() or processes_here(place):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
