@@ -13,7 +13,7 @@ from typing import Any
 
 from .harness import ROOT
 
-PACKAGES = ("asyncflow-hpc", "radical.asyncflow", "pebble", "cloudpickle", "typeguard")
+PACKAGES = ("asyncflow-hpc", "radical.asyncflow", "radical.pilot", "pebble", "cloudpickle", "typeguard")
 
 
 def version(package: str) -> str:

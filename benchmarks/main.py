@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from . import engine, journal, local, machine, report, slurm, staging
+from . import engine, journal, local, machine, radical_pilot, report, slurm, staging
 from .harness import run_suite
 
 SUITES = {
     "engine": engine.suite,
     "journal": journal.suite,
     "local": local.suite,
+    "radical_pilot": radical_pilot.suite,
     "slurm": slurm.suite,
     "staging": staging.suite,
 }

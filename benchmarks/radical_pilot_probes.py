@@ -1,0 +1,117 @@
+"""What the engine and the run script cost over RADICAL-Pilot itself: both in one pilot, in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import statistics
+import time
+from typing import Any
+
+from .flows import engine_on
+from .local_probes import TRUE
+from .model import Sample
+
+# Seconds between two looks of the loop at the clock.
+TICK = 0.002
+
+
+async def pilot(n: int, chain: int, rounds: int) -> Sample:
+    """n times /bin/true, and chains of it: through the engine, and through RADICAL-Pilot's own TaskManager."""
+    from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBackend
+
+    async with PilotPool(directory=os.getcwd()) as pool, engine_on("ours", RadicalExecutionBackend(pool=pool)) as flow:
+        plain = Plain(pool)
+
+        async def command(*_: Any) -> str:
+            return TRUE
+
+        run_true = flow.executable_task(command)
+
+        async def ours(count: int) -> None:
+            await asyncio.gather(*(run_true() for _ in range(count)))
+
+        async def our_chain() -> None:
+            last = None
+            for _ in range(chain):
+                last = run_true(last)
+            assert last is not None
+            await last
+
+        async def plain_chain() -> None:
+            for _ in range(chain):
+                await plain.run(1)
+
+        await ours(10)
+        await plain.run(10)
+        seconds: dict[str, list[float]] = {"ours": [], "plain": [], "our_chain": [], "plain_chain": []}
+        blocked = Blocked()
+        for turn in range(rounds):
+            works = {"ours": ours(n), "plain": plain.run(n), "our_chain": our_chain(), "plain_chain": plain_chain()}
+            for name in list(works)[:: 1 if turn % 2 == 0 else -1]:
+                begin = time.perf_counter()
+                async with blocked:
+                    await works[name]
+                seconds[name].append(time.perf_counter() - begin)
+        median = {name: statistics.median(values) for name, values in seconds.items()}
+        return {
+            "n": n,
+            "rate": n / median["ours"],
+            "plain_rate": n / median["plain"],
+            "share": median["plain"] / median["ours"],
+            "chain_ms": median["our_chain"] / chain * 1e3,
+            "plain_chain_ms": median["plain_chain"] / chain * 1e3,
+            "over_ms": (median["our_chain"] - median["plain_chain"]) / chain * 1e3,
+            "blocked_ms": blocked.longest * 1e3,
+        }
+
+
+class Plain:
+    """Tasks that go straight to RADICAL-Pilot's TaskManager, all at once, with neither engine nor run script."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._numbers = itertools.count()
+
+    async def run(self, n: int) -> None:
+        """Run /bin/true n times, and wait until RADICAL-Pilot says that all are DONE."""
+        from asyncflow_hpc.backends.radical_pilot.dispatching import _Task
+
+        (pilot,) = self._pool._pilots.values()
+        done: asyncio.Queue[str] = asyncio.Queue()
+
+        def hear(event: Any) -> None:
+            if event.state != "AGENT_EXECUTING":
+                self._loop.call_soon_threadsafe(done.put_nowait, event.state)
+
+        tasks = [{"uid": f"plain.{next(self._numbers):06}", "executable": TRUE, "pilot": pilot.uid} for _ in range(n)]
+        for task in tasks:
+            self._pool._dispatch.given(_Task(task, 0, hear), pilot)
+        self._pool._connection.send("tasks", tasks=tasks)
+        states = {await done.get() for _ in range(n)}
+        if states != {"DONE"}:
+            raise RuntimeError(f"RADICAL-Pilot says {states}")
+
+
+class Blocked:
+    """Measures for how long the loop did not turn.
+
+    Attributes:
+        longest: in seconds.
+    """
+
+    longest = 0.0
+
+    async def __aenter__(self) -> None:
+        self._watch = asyncio.create_task(self._look())
+
+    async def __aexit__(self, *_: object) -> None:
+        self._watch.cancel()
+
+    async def _look(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(TICK)
+            self.longest = max(self.longest, time.perf_counter() - before - TICK)
