@@ -170,7 +170,7 @@ class RadicalExecutionBackend(SandboxBackend):
             self._place(job)
 
     def job_of(self, task: Task) -> PilotJob:
-        """Make the first attempt of a task, without giving it to a pilot."""
+        """Make the attempt of a task, without giving it to a pilot."""
         description = describe(task)
         native = native_options(description, task.get("task_backend_specific_kwargs") or {})
         if native.get("timeout") and description.walltime is None:
@@ -178,8 +178,9 @@ class RadicalExecutionBackend(SandboxBackend):
         session = str(self.session.path)
         plan = make_plan(task, session, lambda directory: Path(directory).stat().st_dev)
         shape = shape_of(description, self.pool.settings.room)
-        sandbox = sandbox_of(session, task["uid"])
-        return PilotJob(task, description, plan, shape, session, sandbox, uuid.uuid4().hex)
+        uid, attempt = task["uid"], task.get("attempt", 0)
+        sandbox, nonce = sandbox_of(session, uid, attempt), self.session.nonce(uid, attempt)
+        return PilotJob(task, description, plan, shape, session, sandbox, nonce, attempt, attempt)
 
     def preview(self, task: Task) -> str:
         """Return the run script that a task would run as."""
@@ -280,16 +281,16 @@ class RadicalExecutionBackend(SandboxBackend):
         told = job.told
         ended = told is not None and not told.state and told.cause not in (None, FailureCause.SUBMIT)
         wanted = ended and job.asked is None and self.pool.on_pilot_end == "resubmit" and not self._closed
-        if not wanted or job.attempt + 1 >= _MOST_ATTEMPTS:
+        if not wanted or job.attempt - job.first + 1 >= _MOST_ATTEMPTS:
             return False
         # Whatever may be left of it will not begin.
         take_claim(job)
         assert told is not None
         log.warning("%s is run again: %s", job.uid, told.text)
         self._forget(job)
-        job.attempt += 1
+        job.attempt = job.task["attempt"] = job.attempt + 1
         job.sandbox = sandbox_of(job.session, job.uid, job.attempt)
-        job.nonce, job.told = uuid.uuid4().hex, None
+        job.nonce, job.told = self.session.nonce(job.uid, job.attempt), None
         if job.phase is Phase.RUNNING:
             self.report(job.task, TaskState.SUBMITTED)
         job.phase = Phase.WAITING

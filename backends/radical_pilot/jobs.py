@@ -48,6 +48,7 @@ class PilotJob:
     Attributes:
         shape: how it lies in a pilot.
         nonce: which the completion record must repeat.
+        attempt, first: the present one, and the one with which it came here: a pilot that ends may cost some.
         rp_uid: what RADICAL-Pilot calls it.
         asked: why we ended it, if we did.
         told: what was told of its end, apart from its record.
@@ -62,6 +63,7 @@ class PilotJob:
     sandbox: str
     nonce: str
     attempt: int = 0
+    first: int = 0
     rp_uid: str = ""
     phase: Phase = Phase.WAITING
     asked: FailureCause | None = None

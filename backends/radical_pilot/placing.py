@@ -82,11 +82,11 @@ class Placing:
         return rp_task(job.rp_uid, job.task["name"], argv, job.shape, pool.settings.room, native)
 
     def _leave_call(self, job: PilotJob) -> None:
-        if not job.attempt:
+        if job.attempt == job.first:
             leave_call(job.task, job.sandbox, self._pickles)
             return
         # As it was when the task was submitted: the script's own objects may have changed.
-        first = sandbox_of(job.session, job.uid)
+        first = sandbox_of(job.session, job.uid, job.first)
         os.mkdir(f"{job.sandbox}/{BOOKKEEPING}", 0o700)
         shutil.copy2(f"{first}/{BOOKKEEPING}/{CALL}", f"{job.sandbox}/{BOOKKEEPING}/{CALL}")
 

@@ -81,7 +81,7 @@ async def settled(*futures: Any) -> float:
 async def test_pilot_killed_and_pilot_cancelled(root: Path, place: Path) -> None:
     async with (
         PilotPool({"cores": 2}, pilots=2, directory=place) as pool,
-        WorkflowEngine.create(RadicalExecutionBackend(pool=pool), work_dir=root) as flow,
+        WorkflowEngine.create(RadicalExecutionBackend(pool=pool), work_dir=root, retries=0) as flow,
     ):
         await until(lambda: list(pool.states.values()) == ["PMGR_ACTIVE"] * 2)
         assert flow.backend.get_nodelist() == ["localhost"] * 2
@@ -122,7 +122,7 @@ async def test_pilot_killed_and_pilot_cancelled(root: Path, place: Path) -> None
 async def test_walltime_of_a_pilot_and_another_pilot(root: Path, place: Path) -> None:
     gate = Gate(root)
     backend = RadicalExecutionBackend({"cores": 2, "runtime": 0.2}, on_pilot_end="resubmit", directory=place)
-    async with WorkflowEngine.create(backend, work_dir=root) as flow:
+    async with WorkflowEngine.create(backend, work_dir=root, retries=0) as flow:
         command = shell(flow)
         early = command(gate.command("early"))
         gate.open()

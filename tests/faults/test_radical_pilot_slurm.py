@@ -65,7 +65,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 @asynccontextmanager
 async def flow_on(root: Path, place: Path, **resources: Any) -> AsyncIterator[WorkflowEngine]:
     backend = RadicalExecutionBackend({**NODE, **resources}, directory=place, patience=2.0)
-    async with WorkflowEngine.create(backend, work_dir=root) as flow:
+    async with WorkflowEngine.create(backend, work_dir=root, retries=0) as flow:
         yield flow
 
 
@@ -139,7 +139,7 @@ from asyncflow_hpc.backends.radical_pilot import RadicalExecutionBackend
 
 async def main():
     backend = RadicalExecutionBackend(json.loads(sys.argv[1]), directory=sys.argv[2])
-    async with WorkflowEngine.create(backend, work_dir=sys.argv[2]) as flow:
+    async with WorkflowEngine.create(backend, work_dir=sys.argv[2], retries=0) as flow:
         @flow.executable_task
         async def sleeps():
             return "sleep 600"
