@@ -299,6 +299,7 @@ class RadicalExecutionBackend(SandboxBackend):
 
     def _forget(self, job: PilotJob) -> None:
         self._given.pop(job.rp_uid, None)
+        self.pool.release(job.rp_uid)
         self._spools[Path(job.session)].forget(job.uid, job.attempt)
         self._services.forget(job)
         if job.walltime is not None:

@@ -222,6 +222,12 @@ class PilotPool:
             if given and self._connection is not None:
                 self._connection.send("cancel_tasks", uids=given)
 
+    def release(self, uid: str) -> None:
+        """Count the room of a task as free: its record says that it has ended, and RADICAL-Pilot will."""
+        with self._lock:
+            if self._dispatch.holder(uid, ended=True) is not None:
+                self._fill()
+
     def cancel_pilots(self) -> None:
         """End all pilots; their tasks are told."""
         with self._lock:
