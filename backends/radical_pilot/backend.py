@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.backend import BackendCapabilities
 from asyncflow_hpc.errors import ConfigurationError, SubmitError, UnsupportedTaskError
@@ -26,6 +26,7 @@ from ..base import SandboxBackend
 from ..evidence import spool_of
 from ..sandbox import make_session, sandbox_of
 from ..services import Services
+from ..site import SiteRules, site_for
 from ..spool import SpoolWatcher
 from ..staging.downloads import remote
 from ..staging.fetching import Fetching
@@ -36,7 +37,11 @@ from .environment import is_installed
 from .jobs import Phase, PilotJob, take_claim
 from .placing import Placing
 from .pool import OnPilotEnd, PilotPool
+from .site import resources_of
 from .translation import NATIVE_KEYS, native_options, shape_of
+
+if TYPE_CHECKING:
+    from asyncflow_hpc.site_model import Site
 
 __all__ = ["RadicalExecutionBackend"]
 
@@ -57,6 +62,8 @@ class RadicalExecutionBackend(SandboxBackend):
             runtime in minutes, queue, project ...), and a few of ours; all cores of this machine where None.
         raptor_config: not built: functions run as executables.
         pilots: how many at once.
+        site: name of a machine's profile, path of its YAML file, or a loaded one: it says what a pilot asks for where
+            `resources` does not, and what is set up before each task.
         name: under which an engine knows it.
         on_pilot_end: "fail" the tasks of a pilot that ended, or "resubmit" them to another pilot.
         max_pilots: so many are started in all; with "resubmit" two more than `pilots` where None.
@@ -82,6 +89,7 @@ class RadicalExecutionBackend(SandboxBackend):
         resources: Mapping[str, Any] | None = None,
         raptor_config: Mapping[str, Any] | None = None,
         *,
+        site: str | os.PathLike[str] | Site | None = None,
         pilots: int = 1,
         name: str = "radical_pilot",
         on_pilot_end: OnPilotEnd = "fail",
@@ -97,11 +105,17 @@ class RadicalExecutionBackend(SandboxBackend):
                 f"raptor_config of backend '{name}': RAPTOR is not built yet; without it, functions run as executables"
             )
         self._own_pool = pool is None
+        profile = site_for(site, None)
+        self._setup = () if profile is None else profile.environment.setup
         self.pool = pool or PilotPool(
-            resources, pilots=pilots, on_pilot_end=on_pilot_end, max_pilots=max_pilots, directory=directory
+            resources_of(SiteRules(profile), resources),
+            pilots=pilots,
+            on_pilot_end=on_pilot_end,
+            max_pilots=max_pilots,
+            directory=directory,
         )
         self.patience = patience if patience is not None else (0.0 if self.pool.settings.kind == "local" else 10.0)
-        self.python = python or sys.executable
+        self.python = python or (profile.environment.python if profile is not None else None) or sys.executable
         self._uids, self._numbers = uuid.uuid4().hex[:8], itertools.count()
         self._jobs: dict[str, PilotJob] = {}
         self._given: dict[str, PilotJob] = {}
@@ -175,6 +189,8 @@ class RadicalExecutionBackend(SandboxBackend):
         native = native_options(description, task.get("task_backend_specific_kwargs") or {})
         if native.get("timeout") and description.walltime is None:
             description = replace(description, walltime=float(native["timeout"]))
+        if self._setup:
+            description = replace(description, pre_exec=(*self._setup, *description.pre_exec))
         session = str(self.session.path)
         plan = make_plan(task, session, lambda directory: Path(directory).stat().st_dev)
         shape = shape_of(description, self.pool.settings.room)

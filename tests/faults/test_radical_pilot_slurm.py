@@ -28,8 +28,6 @@ from .on_slurm import on_slurm, running, shell
 
 pytestmark = [*on_slurm, pytest.mark.skipif(not is_installed(), reason="RADICAL-Pilot is not installed")]
 
-# What the development cluster has.
-NODE = {"resource": "slurm", "cores_per_node": 16}
 
 # Seconds in which the end of a pilot is seen and its tasks are settled.
 SETTLED = 5.0
@@ -64,7 +62,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 @asynccontextmanager
 async def flow_on(root: Path, place: Path, **resources: Any) -> AsyncIterator[WorkflowEngine]:
-    backend = RadicalExecutionBackend({**NODE, **resources}, directory=place, patience=2.0)
+    backend = RadicalExecutionBackend(resources, site="dev_cluster", directory=place, patience=2.0)
     async with WorkflowEngine.create(backend, work_dir=root, retries=0) as flow:
         yield flow
 
@@ -154,7 +152,13 @@ asyncio.run(main())
 
 
 def test_driver_killed(root: Path, place: Path) -> None:
-    words = [sys.executable, "-c", DRIVER, json.dumps({**NODE, "nodes": 1}), str(place)]
+    words = [
+        sys.executable,
+        "-c",
+        DRIVER,
+        json.dumps({"resource": "slurm", "cores_per_node": 16, "nodes": 1}),
+        str(place),
+    ]
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=root)
     assert driver.stdout is not None
     assert driver.stdout.readline() == "running\n"

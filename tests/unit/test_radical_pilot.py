@@ -18,8 +18,10 @@ from asyncflow_hpc.backends.radical_pilot.dispatching import TaskEvent
 from asyncflow_hpc.backends.radical_pilot.environment import is_installed, is_plain, starter_text
 from asyncflow_hpc.backends.radical_pilot.jobs import PilotJob, take_claim, verdict_of
 from asyncflow_hpc.backends.radical_pilot.settings import MB, Room, settings_for
+from asyncflow_hpc.backends.radical_pilot.site import resources_of
 from asyncflow_hpc.backends.radical_pilot.states import PILOT_STATES, TASK_STATES
 from asyncflow_hpc.backends.radical_pilot.translation import Shape, native_options, rp_task, shape_of
+from asyncflow_hpc.backends.site import SiteRules, site_for
 from asyncflow_hpc.backends.staging import Plan
 from asyncflow_hpc.errors import ConfigurationError, TaskDescriptionError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause, TaskState
@@ -230,3 +232,32 @@ def test_only_one_takes_the_claim(tmp_path: Path) -> None:
     (tmp_path / ".asyncflow" / "claim").unlink()
     (tmp_path / ".asyncflow" / "claim").symlink_to("4711")
     assert take_claim(one) == "4711"
+
+
+@pytest.mark.parametrize(
+    ("site", "resources", "expected"),
+    [
+        (
+            "dev_cluster",
+            {"nodes": 2},
+            {"resource": "slurm", "cores_per_node": 16, "mem_per_node": 4000, "queue": "normal", "nodes": 2},
+        ),
+        (
+            "dev_cluster",
+            {"queue": "high", "slurm": {"qos": "fast"}},
+            {
+                "resource": "slurm", "cores_per_node": 16, "mem_per_node": 4000, "queue": "high",
+                "slurm": {"qos": "fast"},
+            },
+        ),
+        ("local", None, {"resource": "local"}),
+        (None, {"cores": 2}, {"cores": 2}),
+    ],
+)  # fmt: skip
+def test_pilots_of_a_site(site: str | None, resources: Any, expected: Any) -> None:
+    assert resources_of(SiteRules(site_for(site, None)), resources) == expected
+
+
+def test_pilots_of_a_site_with_another_scheduler() -> None:
+    with pytest.raises(ConfigurationError, match="'polaris' has the scheduler 'pbs'"):
+        resources_of(SiteRules(site_for("polaris", None)), None)
