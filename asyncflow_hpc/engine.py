@@ -202,7 +202,7 @@ class WorkflowEngine(Decorators):
     def _ready(self, future: TaskFuture) -> None:
         spec = future._spec
         if future._found is not None:
-            if spec.lane.recorded and self._recording is not None:
+            if spec.kind != BLOCK and spec.lane.recorded and self._recording is not None:
                 self._recording.recognition.look_at(future)
             if not self._preparing.fill_in(future):
                 return

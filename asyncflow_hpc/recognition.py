@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .components import BLOCK, FUNCTION
-from .keys import Unkeyable, content, digest, digest_of_code, fingerprint, joined, keyed
+from .code_keys import CodeKeys
+from .components import FUNCTION
+from .keys import Unkeyable, content, digest, fingerprint, joined, keyed
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from .components import Spec
     from .data import InputFile
     from .futures import TaskFuture
@@ -28,6 +32,7 @@ class _Call(NamedTuple):
     """What a call is recognized by, but for what differs between calls of one function."""
 
     prefix: str
+    code: str
     parts: tuple[str, ...]
 
 
@@ -36,6 +41,7 @@ class Recognition:
 
     def __init__(self) -> None:
         self._plain: dict[Spec, _Call] = {}
+        self._codes = CodeKeys()
         self._occurrences: dict[str, int] = {}
 
     def look_at(self, future: TaskFuture) -> None:
@@ -49,24 +55,27 @@ class Recognition:
         except Unkeyable as error:
             log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, spec.name, error)
             base = ""
-        # The command of an executable task is still to come.
-        task["key"] = self._numbered(base) if spec.kind == BLOCK and base else base
+        # Not numbered yet, and the command of an executable task is still to come.
+        task["key"] = base
 
     def _base(self, future: TaskFuture) -> str:
         spec, task = future._spec, future.description
         call = self._call_of(future)
         task["parts"] = call.parts
-        if spec.kind not in (FUNCTION, BLOCK):
+        if spec.kind != FUNCTION:
             return call.prefix
-        args, kwargs = task["args"], task["kwargs"]
-        return keyed(call.prefix, content((*args, kwargs) if kwargs else args, _key_of))
+        args, kwargs, context = task["args"], task["kwargs"], task.get("context")
+        data = b"with names " + content((args, kwargs), _key_of) if kwargs else content(args, _key_of)
+        prefix = call.prefix if context is None else joined((call.prefix, *_variables(context)))
+        return keyed(prefix, data)
 
     def _call_of(self, future: TaskFuture) -> _Call:
         spec, task, found = future._spec, future.description, future._found
         usual = task["description"] is spec.description
-        if usual and found is None and spec in self._plain:
-            return self._plain[spec]
-        code = digest_of_code(spec.func) if spec.kind in (FUNCTION, BLOCK) else ""
+        code = self._codes.get(spec.func) if spec.kind == FUNCTION else ""
+        plain = self._plain.get(spec) if usual and found is None else None
+        if plain is not None and plain.code == code:
+            return plain
         description = digest(spec.defaults if usual else task["task_backend_specific_kwargs"])
         files = dependencies = ""
         if found is not None:
@@ -74,7 +83,8 @@ class Recognition:
                 files = digest([*((item, _print_of(item)) for item in found.inputs), *found.outputs], _key_of)
             dependencies = joined(_key_of(other) for other in found.futures)
         parts = (code, description, files, dependencies)
-        call = _Call(joined((spec.kind, spec.name, *parts)), tuple([part[:_BRIEF] for part in parts]))
+        kind = (spec.kind, spec.name, str(spec.is_service), str(task["capture_stdio"]))
+        call = _Call(joined((*kind, *parts)), code, tuple([part[:_BRIEF] for part in parts]))
         if usual and found is None:
             self._plain[spec] = call
         return call
@@ -97,14 +107,27 @@ class Recognition:
 
 
 def _key_of(future: TaskFuture) -> str:
-    key = future.description.get("key")
+    if not future.done():
+        raise Unkeyable(f"it holds the future of {future.uid}, which has not ended")
+    key = future.description.get("key") if future.state == "DONE" or future._spec.is_service else None
     if key is None:
-        # Of a backend that is not recorded: its value stands for it.
-        return digest(future.result())
+        # Of a block, of a backend that is not recorded, or settled by hand: only its value says what it is.
+        return digest(future.result(), _key_of)
     if not key:
         # Without a key of its own it is a stranger to all that depends on it, too.
         raise Unkeyable(f"{future.uid}, on which it depends, cannot be recognized")
     return key
+
+
+def _variables(context: Context) -> list[str]:
+    """Return digests of the context variables that cross to the function, apart from the engine's own."""
+    found = []
+    for variable, value in context.items():
+        if not variable.name.startswith("asyncflow_hpc_"):
+            # What cannot be pickled does not cross.
+            with suppress(Unkeyable):
+                found.append(digest((variable.name, value), _key_of))
+    return sorted(found)
 
 
 def _print_of(item: InputFile) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from asyncflow_hpc.errors import TaskFailedError
 from asyncflow_hpc.testing import BackendUnderTest
 
 from .tasks import sandbox_of, shell
+
+LEVEL: ContextVar[int] = ContextVar("level", default=0)
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.needs("execution", "reattach")]
 
@@ -73,6 +76,56 @@ async def test_results_of_functions_that_are_done(
     first, second = await two_drivers(backend, backend_under_test, root, script)
     assert first == second
     assert sorted(log.read_text().split()) == ["1", "2"]
+
+
+@pytest.mark.needs("functions")
+async def test_calls_that_differ_by_names_only(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        @flow.function_task
+        def told(*args: Any, **kwargs: Any) -> Any:
+            return args, kwargs
+
+        return await (told(1, {"x": 2}) if driver == 1 else told(1, x=2))
+
+    assert await two_drivers(backend, backend_under_test, root, script) == (((1, {"x": 2}), {}), ((1,), {"x": 2}))
+
+
+@pytest.mark.needs("functions")
+async def test_what_comes_of_a_block_counts_and_not_its_code(
+    backend: Any, backend_under_test: BackendUnderTest, root: Path
+) -> None:
+    # As of one that takes what comes first.
+    outcome = {"name": "one"}
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        @flow.function_task
+        def shout(text: str) -> str:
+            return text.upper()
+
+        @flow.block
+        async def first(of: list[str]) -> str:
+            return outcome["name"]
+
+        return await shout(first([await shout("a")])), await shout(first(shout("b")))
+
+    async with WorkflowEngine.create(backend, work_dir=root, uid="session") as flow:
+        assert await script(flow, 1) == ("ONE", "ONE")
+    outcome["name"] = "other"
+    async with WorkflowEngine.create(backend_under_test.make(), resume=root / "session") as flow:
+        assert await script(flow, 2) == ("OTHER", "OTHER")
+
+
+@pytest.mark.needs("functions", "contextvars")
+async def test_context_variables_count(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        @flow.function_task
+        def read() -> int:
+            return LEVEL.get()
+
+        LEVEL.set(driver)
+        return await read()
+
+    assert await two_drivers(backend, backend_under_test, root, script) == (1, 2)
 
 
 @pytest.mark.needs("functions", "processes")
