@@ -20,7 +20,7 @@ from ..evidence import read_record, record_path
 from ..output import read_large
 from ..run_script import said
 from ..sandbox import sandbox_of
-from ..staging.apply import missing
+from ..staging.apply import deliver_again, missing
 from ..staging.plan import Plan, make_plan
 from ..verdict import Verdict, verdict_on
 from .functions import remove_captures
@@ -106,6 +106,7 @@ def _is_done(task: Task, session: Session, sandbox: str, boxed: bool) -> bool:
             # Others may want its files.
             if not os.path.isdir(sandbox) or missing(plan.promised, description.cwd or sandbox):
                 return False
+            deliver_again(plan.deliveries, description.cwd or sandbox, earlier.uid)
             task["sandbox"] = sandbox
         return _load(task, earlier, verdict, sandbox)
     except Exception as error:

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from asyncflow_hpc.errors import StagingError
 from asyncflow_hpc.states import TaskState
 from asyncflow_hpc.task import Task
 
 from ..evidence import Record
 from ..run_script import said
-from ..staging.apply import missing
+from ..staging.apply import deliver_again, missing
 from ..verdict import verdict_on
 from .ending import Ending
 from .jobs import BatchJob, Phase, recorded
@@ -72,6 +73,11 @@ class TakingOver:
         if verdict.state is not TaskState.DONE:
             return False
         if await loop.run_in_executor(self._backend.threads, missing, job.plan.promised, directory):
+            return False
+        try:
+            await loop.run_in_executor(self._backend.threads, deliver_again, job.plan.deliveries, directory, job.uid)
+        except StagingError as error:
+            log.warning("%s is done, but not all of what it left is in its place: %s", job.uid, error)
             return False
         self._backend.enter(job)
         job.phase = Phase.COLLECTED

@@ -18,7 +18,7 @@ from asyncflow_hpc.errors import StagingConflictError, StagingError
 
 from .plan import Delivery, Dependency, Plan, Transfer, directories_around
 
-__all__ = ["Survey", "deliver", "missing", "perform", "survey"]
+__all__ = ["Survey", "deliver", "deliver_again", "missing", "perform", "survey"]
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +251,11 @@ def missing(promised: Iterable[str], directory: str, patience: float = 0.0) -> l
         if not left:
             break
     return left
+
+
+def deliver_again(deliveries: Iterable[Delivery], directory: str, mark: str) -> None:
+    """Copy promised files to those of their final places where there is nothing any more; see `deliver`."""
+    deliver([delivery for delivery in deliveries if not os.path.lexists(delivery.target)], directory, mark)
 
 
 def deliver(deliveries: Iterable[Delivery], directory: str, mark: str) -> None:
