@@ -10,9 +10,10 @@ import enum
 import io
 import os
 import pickle
+import stat
 import threading
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any
@@ -150,10 +151,18 @@ def _stateless(value: Any) -> Any:
     return None
 
 
-def fingerprint(path: str) -> Mapping[str, int] | None:
-    """Say how large a file is, and when it was last written (ns); None where there is none."""
+def fingerprint(path: str) -> Any:
+    """Say how large a file is, and when it was last written (ns), or all files of a directory; None where it is not."""
     try:
         found = os.stat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            return found.st_size, found.st_mtime_ns
+        with os.scandir(path) as entries:
+            return {
+                entry.name: os.readlink(entry.path)
+                if entry.is_symlink() and entry.is_dir()
+                else fingerprint(entry.path)
+                for entry in sorted(entries, key=lambda entry: entry.name)
+            }
     except OSError:
         return None
-    return {"size": found.st_size, "mtime": found.st_mtime_ns}

@@ -57,6 +57,36 @@ async def test_files_of_a_task_that_is_done(backend: Any, backend_under_test: Ba
     assert await two_drivers(backend, backend_under_test, root, script) == ("made\nundeclared\n",) * 2
 
 
+@pytest.mark.needs("executables", "staging")
+async def test_a_final_place_that_was_emptied(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    log, target = root / "log", root / "final" / "made.txt"
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        await shell(flow)(
+            f"echo ran >>{shlex.quote(str(log))}; echo made >made.txt", OutputFile("made.txt", target=target)
+        )
+        text = target.read_text()
+        target.unlink()
+        return text
+
+    assert await two_drivers(backend, backend_under_test, root, script) == ("made\n", "made\n")
+    assert log.read_text() == "ran\n"
+
+
+@pytest.mark.needs("executables", "staging")
+async def test_a_file_in_an_input_directory_has_changed(
+    backend: Any, backend_under_test: BackendUnderTest, root: Path
+) -> None:
+    (root / "given" / "deep").mkdir(parents=True)
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        # Neither of the directories shows it.
+        (root / "given" / "deep" / "file").write_text(f"driver {driver}\n")
+        return await shell(flow)("cat given/deep/file", InputFile(root / "given"))
+
+    assert await two_drivers(backend, backend_under_test, root, script) == ("driver 1\n", "driver 2\n")
+
+
 @pytest.mark.needs("functions")
 async def test_results_of_functions_that_are_done(
     backend: Any, backend_under_test: BackendUnderTest, root: Path
