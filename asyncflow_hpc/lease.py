@@ -36,6 +36,20 @@ _SEPARATOR = "#of#"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+# Locks of the kernel's that this process holds.
+_guards: set[int] = set()
+
+
+def _let_go() -> None:
+    # A child that outlives its driver, such as that of a pool of processes, would go on holding the session.
+    for guard in _guards:
+        os.close(guard)
+    _guards.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class _Lock(Lock):
     @property
     def hostname(self) -> str:
@@ -60,13 +74,18 @@ class Lease:
             self._guard = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise SessionError(f"the journal {journal} cannot be used: {error.strerror}") from error
+        _guards.add(self._guard)
         try:
             self._lock = _Lock(os.fspath(self._path), lifetime=LEASE, separator=_SEPARATOR)
             known = self._hold_on_this_host()
             self._hold(known, patience)
         except BaseException:
-            os.close(self._guard)
+            self._close_guard()
             raise
+
+    def _close_guard(self) -> None:
+        _guards.discard(self._guard)
+        os.close(self._guard)
 
     def _hold_on_this_host(self) -> bool:
         """Lock the journal itself; returns whether the file system could say that nobody else here has."""
@@ -132,7 +151,7 @@ class Lease:
         """Let go of the session."""
         with suppress(OSError, NotLockedError):
             self._lock.unlock()
-        os.close(self._guard)
+        self._close_guard()
 
 
 def this_host() -> str:

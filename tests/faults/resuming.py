@@ -63,7 +63,7 @@ class Driver:
 
 
 HEAD = """\
-import asyncio, logging, os, resource, shlex, sys
+import asyncio, logging, os, resource, shlex, signal, sys
 from pathlib import Path
 from asyncflow_hpc import InputFile, LocalExecutionBackend, WorkflowEngine
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
@@ -166,6 +166,21 @@ async def held():
     return GATE
 print(await held(), end="")
 """
+
+FORKS = (
+    """\
+@flow.executable_task
+async def begin():
+    return "true"
+
+await begin()
+child = os.fork()
+if not child:
+    signal.pause()
+(PLACE / "child").write_text(str(child))
+"""
+    + HELD
+)
 
 CHAIN = """\
 @flow.function_task

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .on_slurm import Gate
-from .resuming import CHAIN, FAILS, FULL, HELD, READS, RESULTS, STREAM, TASKS, Driver, Script
+from .resuming import CHAIN, FAILS, FORKS, FULL, HELD, READS, RESULTS, STREAM, TASKS, Driver, Script
 
 # Lines that an undisturbed driver of the workflow writes on a backend whose tasks end with it: its own, two for each
 # task, and its end.
@@ -101,6 +101,19 @@ def test_what_runs_when_the_driver_dies_is_ended_before_it_runs_again(root: Path
         assert second.result().stdout == "held\n"
     # The first one would have seen the gate open, too.
     assert gate.ends() == {"held": 1}
+
+
+def test_a_child_that_outlives_the_driver_does_not_hold_the_session(root: Path, gate: Gate) -> None:
+    with Script(root, FORKS, gate) as first:
+        first.until_running()
+        first.kill()
+        child = int((root / "child").read_text())
+        gate.open()
+        try:
+            second = Script(root, HELD, gate).result()
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert second.stdout == "held\n", second.stderr
 
 
 def end_lease(root: Path) -> None:
