@@ -7,10 +7,12 @@ import os
 import pickle
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.data import BOOKKEEPING
+from asyncflow_hpc.errors import SessionError
 from asyncflow_hpc.session import Session
 from asyncflow_hpc.states import TaskState
 from asyncflow_hpc.task import Task, TaskDescription, describe
@@ -47,8 +49,11 @@ def _own(sandbox: str, name: str) -> str:
 def leave_mark(session: Path, mark: str) -> None:
     """Leave word, before the first process starts, by which mark a later driver finds it; removed with the captures."""
     path = Path(_own(str(session), f"{mark}{_MARK_FILE}"))
-    path.parent.mkdir(0o700, exist_ok=True)
-    path.write_text(socket.gethostname(), encoding="utf-8")
+    try:
+        path.parent.mkdir(0o700, exist_ok=True)
+        path.write_text(socket.gethostname(), encoding="utf-8")
+    except OSError as error:
+        raise SessionError(f"{path} cannot be written: {error.strerror}; make room, or let it be written") from error
 
 
 def end_earlier(session: Path) -> None:
@@ -67,10 +72,16 @@ def keep_result(task: Task, data: bytes, sandbox: str | None) -> None:
     if len(data) <= KEPT:
         task["kept"] = data
     elif sandbox is not None:
-        os.makedirs(f"{sandbox}/{BOOKKEEPING}", 0o700, exist_ok=True)
-        with open(_own(sandbox, f"{_RESULT}.part"), "wb") as stream:
-            stream.write(data)
-        os.rename(stream.name, _own(sandbox, _RESULT))
+        path = _own(sandbox, _RESULT)
+        try:
+            os.makedirs(f"{sandbox}/{BOOKKEEPING}", 0o700, exist_ok=True)
+            Path(f"{path}.part").write_bytes(data)
+            os.rename(f"{path}.part", path)
+        except OSError as error:
+            # It has done its work, and its driver has the result.
+            log.warning("a resume will run %s again: its result cannot be kept in %s: %s", task["uid"], path, error)
+            with suppress(OSError):
+                os.unlink(f"{path}.part")
 
 
 def take_over(tasks: Sequence[Task], session: Session, boxed: bool) -> tuple[list[Task], list[Task]]:

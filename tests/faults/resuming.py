@@ -242,3 +242,14 @@ except Exception as error:
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 print(await work("after"), end="")
 """
+
+LARGE = """\
+@flow.function_task
+def large():
+    note("large")
+    return b"x" * 100_000
+
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard if RESUME else 50_000, hard))
+print(len(await large()))
+"""

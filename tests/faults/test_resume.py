@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .on_slurm import Gate
-from .resuming import CHAIN, FAILS, FORKS, FULL, HELD, READS, RESULTS, STREAM, TASKS, Driver, Script
+from .resuming import CHAIN, FAILS, FORKS, FULL, HELD, LARGE, READS, RESULTS, STREAM, TASKS, Driver, Script
 
 # Lines that an undisturbed driver of the workflow writes on a backend whose tasks end with it: its own, two for each
 # task, and its end.
@@ -198,6 +198,16 @@ def test_a_journal_without_room(root: Path, gate: Gate) -> None:
     assert "make room" in done.stdout
     assert done.stdout.endswith("after\n"), done.stderr
     assert gate.starts() == {"before": 1, "after": 1}
+
+
+def test_a_result_that_there_is_no_room_to_keep(root: Path, gate: Gate) -> None:
+    gate.open()
+    done = Script(root, LARGE, gate, resume=False).result()
+    assert done.stdout == "100000\n", done.stderr
+    assert "a resume will run task.000001 again" in done.stderr
+    for _ in range(2):
+        assert Script(root, LARGE, gate).result().stdout == "100000\n"
+    assert gate.starts() == {"large": 2}
 
 
 def test_a_damaged_journal_is_refused_and_says_where(root: Path, gate: Gate) -> None:
