@@ -73,12 +73,15 @@ class Lease:
         try:
             self._guard = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise SessionError(f"the journal {journal} cannot be used: {error.strerror}") from error
+            raise _unusable(journal, error) from error
         _guards.add(self._guard)
         try:
             self._lock = _Lock(os.fspath(self._path), lifetime=LEASE, separator=_SEPARATOR)
             known = self._hold_on_this_host()
             self._hold(known, patience)
+        except OSError as error:
+            self._close_guard()
+            raise _unusable(self._path, error) from error
         except BaseException:
             self._close_guard()
             raise
@@ -104,8 +107,13 @@ class Lease:
         if host == this_host():
             if not known and psutil.pid_exists(pid):
                 raise self._held()
+            self._refuse_copy()
             # Its process is gone, or its number is another's now.
             log.info("the driver that had %s is gone: process %d", self._path.parent, pid)
+            self._break()
+        elif not host and known and self._path.exists():
+            # A claim is whole before it becomes the lock.
+            log.warning("%s says nothing, as after a loss of power: it is removed", self._path)
             self._break()
         elif host:
             log.warning("waiting for the lease of %s, which had %s, to end", self._whose(), self._path.parent)
@@ -113,6 +121,27 @@ class Lease:
             self._lock.lock(timeout=patience)
         except TimeOutError:
             raise self._held() from None
+
+    def _refuse_copy(self) -> None:
+        """Refuse the copy of a session that is being driven: the processes and jobs of both are the same."""
+        original = Path(self._lock.details[2]).with_name("journal.jsonl")
+        if original.parent == self._path.parent:
+            return
+        try:
+            guard = os.open(original, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            # It was moved.
+            return
+        try:
+            if not os.path.sameopenfile(guard, self._guard):
+                fcntl.flock(guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SessionError(
+                f"session {self._path.parent} is a copy of {original.parent}, which is driven by {self._whose()}: end"
+                " that before you go on with one of them"
+            ) from None
+        finally:
+            os.close(guard)
 
     def _break(self) -> None:
         with suppress(OSError):
@@ -135,7 +164,7 @@ class Lease:
     def _held(self) -> SessionError:
         return SessionError(
             f"session {self._path.parent} is driven by {self._whose()}; end that first. If it cannot run any more, it"
-            f" lets go by itself within {LEASE + _SLOP} s"
+            f" lets go by itself within {LEASE + _SLOP} s; where clocks differ, remove {self._path} when it has ended"
         )
 
     def still_ours(self) -> bool:
@@ -152,6 +181,10 @@ class Lease:
         with suppress(OSError, NotLockedError):
             self._lock.unlock()
         self._close_guard()
+
+
+def _unusable(path: Path, error: OSError) -> SessionError:
+    return SessionError(f"{path} cannot be written: {error.strerror}; make room, or let it be written")
 
 
 def this_host() -> str:

@@ -116,6 +116,46 @@ def test_a_child_that_outlives_the_driver_does_not_hold_the_session(root: Path, 
     assert second.stdout == "held\n", second.stderr
 
 
+def test_a_copy_of_a_session_that_is_driven(root: Path, gate: Gate) -> None:
+    (root / "copy").mkdir()
+    with Script(root, HELD, gate) as first:
+        first.until_running()
+        shutil.copytree(root / "session", root / "copy" / "session")
+        refused = Script(root / "copy", HELD, gate).result()
+        assert refused.returncode == 1
+        assert f"is a copy of {root / 'session'}, which is driven by process {first.pid} on" in refused.stderr
+        gate.open()
+        assert first.result().stdout == "held\n"
+    assert gate.starts() == {"held": 1}
+    # The copy knows it as unfinished.
+    assert Script(root / "copy", HELD, gate).result().stdout == "held\n"
+
+
+def test_a_session_that_was_moved(root: Path, gate: Gate) -> None:
+    (root / "other").mkdir()
+    with Script(root, HELD, gate) as first:
+        first.until_running()
+        first.kill()
+    (root / "session").rename(root / "other" / "session")
+    gate.open()
+    for _ in range(2):
+        done = Script(root / "other", HELD, gate).result()
+        assert done.stdout == "held\n", done.stderr
+    # What ran when its driver died is ended all the same.
+    assert gate.starts() == {"held": 2}
+
+
+def test_a_lock_that_lost_its_content(root: Path, gate: Gate) -> None:
+    with Script(root, HELD, gate) as first:
+        first.until_running()
+        first.kill()
+    (root / "session" / "journal.lock").write_text("")
+    gate.open()
+    done = Script(root, HELD, gate).result()
+    assert done.stdout == "held\n", done.stderr
+    assert "says nothing" in done.stderr
+
+
 def end_lease(root: Path) -> None:
     """Let the time go by for which a driver has its session without renewing."""
     long_ago = time.time() - 3600
