@@ -42,6 +42,9 @@ SITE = "ASYNCFLOW_SITE"
 SITE_FILE = "asyncflow.yaml"
 RESUME = "ASYNCFLOW_RESUME"
 
+# Sessions that engines of this process have resumed because the environment said so.
+_from_environment: set[Path] = set()
+
 _SETTINGS = {
     "dry_run": bool,
     "implicit_data": bool,
@@ -222,6 +225,8 @@ async def open_engine(kind: type[WorkflowEngine], backend: Any, settings: dict[s
             recording=recording,
         )
         if resumed is not None:
+            if settings["resume"] is None:
+                _from_environment.add(resumed)
             await asyncio.gather(*(lane.backend.recover() for lane in engine.lanes.values() if lane.recorded))
     except BaseException:
         if recording is not None:
@@ -246,7 +251,13 @@ def _resumed_session(resume: Any, uid: str | None, work_dir: Any) -> Path | None
     if not asked:
         return None
     path = session_dir(work_dir, asked) if "/" not in asked and work_dir is not None else Path(asked).absolute()
-    if (uid is None or uid == path.name) and (work_dir is None or session_dir(work_dir, path.name) == path):
+    fits = (uid is None or uid == path.name) and (work_dir is None or session_dir(work_dir, path.name) == path)
+    if resume is None and fits and path in _from_environment:
+        log.warning(
+            "%s=%s was for the first engine, and this one begins a new session: give each its resume=", RESUME, asked
+        )
+        return None
+    if fits:
         return path
     if resume is None:
         # It is meant for another engine of this process.

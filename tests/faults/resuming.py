@@ -253,3 +253,14 @@ hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard if RESUME else 50_000, hard))
 print(len(await large()))
 """
+
+TWO_ENGINES = (
+    HELD
+    + """\
+async with WorkflowEngine.create(LocalExecutionBackend(cores=1), work_dir=PLACE) as other:
+    @other.executable_task
+    async def held():
+        return "echo other"
+    print(await held(), end="")
+"""
+)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .on_slurm import Gate
-from .resuming import CHAIN, FAILS, FORKS, FULL, HELD, LARGE, READS, RESULTS, STREAM, TASKS, Driver, Script
+from .resuming import CHAIN, FAILS, FORKS, FULL, HELD, LARGE, READS, RESULTS, STREAM, TASKS, TWO_ENGINES, Driver, Script
 
 # Lines that an undisturbed driver of the workflow writes on a backend whose tasks end with it: its own, two for each
 # task, and its end.
@@ -114,6 +114,16 @@ def test_a_child_that_outlives_the_driver_does_not_hold_the_session(root: Path, 
         finally:
             os.kill(child, signal.SIGKILL)
     assert second.stdout == "held\n", second.stderr
+
+
+def test_the_environment_is_for_the_first_engine(root: Path, gate: Gate) -> None:
+    gate.open()
+    environment = ["env", f"ASYNCFLOW_RESUME={root / 'session'}"]
+    for before in ([], environment, environment):
+        done = Script(root, TWO_ENGINES, gate, resume=False, before=before).result()
+        assert done.stdout == "held\nother\n", done.stderr
+    assert "was for the first engine" in done.stderr
+    assert gate.starts() == {"held": 1}
 
 
 def test_a_copy_of_a_session_that_is_driven(root: Path, gate: Gate) -> None:
