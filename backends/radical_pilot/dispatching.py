@@ -97,9 +97,9 @@ class Dispatch:
         pilot.busy += task.cores
         self._given[task.described["uid"]] = (task, pilot)
 
-    def drop(self, uids: Sequence[str]) -> list[str]:
-        """Forget tasks that wait; returns those of the others."""
-        return [uid for uid in uids if self._queue.pop(uid, None) is None]
+    def drop(self, uid: str) -> None:
+        """Forget a task, if it still waits."""
+        self._queue.pop(uid, None)
 
     def holder(self, uid: str, ended: bool) -> tuple[Listener, Pilot] | None:
         """Say who is to be told of a task that a pilot was given, and which pilot has it.

@@ -146,7 +146,7 @@ class Ending:
         if job.phase is Phase.ENDED:
             return
         if native is None:
-            self._backend.pool.cancel([job.rp_uid])
+            self._backend.pool.cancel(job.rp_uid)
             job.told = job.told or TaskEvent(job.rp_uid, "CANCELED")
             self.look_at(job)
         elif "@" in native:

@@ -215,12 +215,14 @@ class PilotPool:
     def _living(self) -> list[Pilot]:
         return [pilot for pilot in self._pilots.values() if pilot.end is None]
 
-    def cancel(self, uids: Sequence[str]) -> None:
-        """Free the room of tasks that never begin."""
+    def cancel(self, uid: str) -> None:
+        """Forget a task that never begins.
+
+        One that a pilot was given already finds its claim taken, and ends at once: told to cancel it between scheduling
+        and starting it, RADICAL-Pilot would lose its cores for good.
+        """
         with self._lock:
-            given = self._dispatch.drop(uids)
-            if given and self._connection is not None:
-                self._connection.send("cancel_tasks", uids=given)
+            self._dispatch.drop(uid)
 
     def release(self, uid: str) -> None:
         """Count the room of a task as free: its record says that it has ended, and RADICAL-Pilot will."""

@@ -6,7 +6,7 @@ for, tells what happens in lines on its standard output, and closes the session 
 driver was killed. Each line is a JSON object.
 
 Requests: `{"do": "pilots", "pilots": [...]}`, `{"do": "tasks", "tasks": [...]}`,
-`{"do": "cancel_tasks", "uids": [...]}`, `{"do": "cancel_pilots", "uids": [...]}`; descriptions are RADICAL-Pilot's own,
+`{"do": "cancel_pilots", "uids": [...]}`; descriptions are RADICAL-Pilot's own,
 and each has a uid.
 Events: `{"event": "open" | "closed"}`, `{"event": "pilot", "uid", "state", "nodes"}`,
 `{"event": "task", "uid", "state", "exit_code", "text"}`, `{"event": "failed", "text", "uids"}`.
@@ -95,7 +95,6 @@ class SessionProcess:
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
             "pilots": self._submit_pilots,
             "tasks": self._submit_tasks,
-            "cancel_tasks": lambda asked: self._task_manager.cancel_tasks(asked["uids"]),
             "cancel_pilots": lambda asked: self._pilot_manager.cancel_pilots(asked["uids"]),
         }
         try:
