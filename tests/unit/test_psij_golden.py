@@ -6,6 +6,7 @@ To write them anew: `ASYNCFLOW_WRITE_GOLDEN=1 pytest tests/unit/test_psij_golden
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def preview_on(backend: PsijExecutionBackend, description: TaskDescription) -> s
     script = f"{job.sandbox}/.asyncflow/run.sh"
     lines = "".join(f"{line}\n" for line in job.description.pre_exec)
     before = f"# {script} sets up with:\n{lines}\n" if lines else ""
-    return f"{batch}\n\n{before}# {script} starts the task with:\n{launch}\n".replace(str(BACKENDS), "BACKENDS")
+    text = f"{batch}\n\n{before}# {script} starts the task with:\n{launch}\n"
+    # Quoted where this checkout has a space in its path.
+    return re.sub(rf"'?{re.escape(str(BACKENDS))}([\w/.]*)'?", r"BACKENDS\1", text)
 
 
 def preview(scheduler: str, values: dict[str, Any]) -> str:
