@@ -59,7 +59,12 @@ def leave_mark(session: Path, mark: str) -> None:
 def end_earlier(session: Path) -> None:
     """End the processes that earlier drivers have left on this machine; blocks until they are gone."""
     for path in Path(session, BOOKKEEPING).glob(f"*{_MARK_FILE}"):
-        host, mark = path.read_text(encoding="utf-8"), path.name.removesuffix(_MARK_FILE)
+        mark = path.name.removesuffix(_MARK_FILE)
+        try:
+            host = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            # Another local backend of this engine was faster.
+            continue
         if host != socket.gethostname():
             log.warning("processes of session %s may still run on %s, where only you can end them", session, host)
             continue
