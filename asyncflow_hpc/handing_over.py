@@ -63,9 +63,12 @@ class HandingOver:
             if future is not None:
                 future._submitted = True
                 task["state"] = _SUBMITTED
-                tasks.append(task)
                 if recording is not None and (earlier := _known(recording, future)) is not None:
                     self._ledger.rename(future, earlier.uid)
+                    if (error := recording.elsewhere(lane, earlier)) is not None:
+                        self._attempts.not_taken(future, error)
+                        continue
+                tasks.append(task)
         if not tasks or self._attempts.refuse(tasks):
             return
         try:

@@ -177,6 +177,16 @@ class Recording:
             why = self.past.difference(future._spec.name, future.task["parts"])
         log.info("%s '%s' is run: %s", future.uid, future._spec.name, why)
 
+    @staticmethod
+    def elsewhere(lane: Lane, earlier: Earlier) -> SessionError | None:
+        """Say why a task of an earlier driver cannot go to a backend now: another one may still run it."""
+        if earlier.backend == lane.name or not earlier.unfinished:
+            return None
+        return SessionError(
+            f"{earlier.uid} '{earlier.name}' may still run on backend '{earlier.backend}', and is called for"
+            f" '{lane.name}' now: resume the session with the backends that it had"
+        )
+
     async def admit(self, lane: Lane, tasks: Sequence[Task]) -> list[Task]:
         """Record that tasks are about to be submitted, and let the backend take over what an earlier driver had.
 
@@ -205,13 +215,6 @@ class Recording:
         return fresh
 
     async def _reattach(self, lane: Lane, tasks: list[Task]) -> list[Task]:
-        elsewhere = [task for task in tasks if task["earlier"].backend != lane.name and task["earlier"].unfinished]
-        if elsewhere:
-            first = elsewhere[0]["earlier"]
-            raise SessionError(
-                f"{first.uid} '{first.name}' may still run on backend '{first.backend}', and is called for"
-                f" '{lane.name}' now: resume the session with the backends that it had"
-            )
         taken = await lane.backend.reattach(tasks)
         left = [task for task in tasks if task["uid"] not in taken]
         for task in left:

@@ -264,3 +264,19 @@ async with WorkflowEngine.create(LocalExecutionBackend(cores=1), work_dir=PLACE)
     print(await held(), end="")
 """
 )
+
+MOVED = """\
+@flow.executable_task(backend=LAST)
+async def held():
+    return GATE
+
+@flow.executable_task(backend="second")
+async def free():
+    return "echo free"
+
+waiting = held()
+print(await free(), end="")
+print(await waiting, end="")
+"""
+
+TWO_BACKENDS = '[LocalExecutionBackend(cores=1), LocalExecutionBackend(cores=1, name="second")]'

@@ -11,7 +11,23 @@ from pathlib import Path
 import pytest
 
 from .on_slurm import Gate
-from .resuming import CHAIN, FAILS, FORKS, FULL, HELD, LARGE, READS, RESULTS, STREAM, TASKS, TWO_ENGINES, Driver, Script
+from .resuming import (
+    CHAIN,
+    FAILS,
+    FORKS,
+    FULL,
+    HELD,
+    LARGE,
+    MOVED,
+    READS,
+    RESULTS,
+    STREAM,
+    TASKS,
+    TWO_BACKENDS,
+    TWO_ENGINES,
+    Driver,
+    Script,
+)
 
 # Lines that an undisturbed driver of the workflow writes on a backend whose tasks end with it: its own, two for each
 # task, and its end.
@@ -124,6 +140,20 @@ def test_the_environment_is_for_the_first_engine(root: Path, gate: Gate) -> None
         assert done.stdout == "held\nother\n", done.stderr
     assert "was for the first engine" in done.stderr
     assert gate.starts() == {"held": 1}
+
+
+def test_a_task_that_is_called_for_another_backend(root: Path, gate: Gate) -> None:
+    here, there = (MOVED.replace("LAST", name) for name in ('"local"', '"second"'))
+    with Script(root, here, gate, backend=TWO_BACKENDS) as first:
+        first.until_running()
+        first.kill()
+    gate.open()
+    done = Script(root, there.replace("free", "other"), gate, backend=TWO_BACKENDS).result()
+    # It is told, and what was handed over together with it runs.
+    assert done.stdout == "other\n", done.stderr
+    assert "may still run on backend 'local', and is called for 'second' now" in done.stderr
+    again = Script(root, here, gate, backend=TWO_BACKENDS).result()
+    assert again.stdout == "free\nheld\n", again.stderr
 
 
 def test_a_copy_of_a_session_that_is_driven(root: Path, gate: Gate) -> None:
