@@ -33,7 +33,7 @@ from ..staging.fetching import Fetching
 from ..staging.plan import make_plan
 from .dispatching import TaskEvent
 from .ending import Ending
-from .environment import is_installed
+from .environment import is_installed, is_plain
 from .jobs import Phase, PilotJob, take_claim
 from .placing import Placing
 from .pool import OnPilotEnd, PilotPool
@@ -131,6 +131,11 @@ class RadicalExecutionBackend(SandboxBackend):
         if not is_installed():
             raise ConfigurationError(
                 f"backend '{self.name}' needs RADICAL-Pilot: pip install 'asyncflow-hpc[radical-pilot]'"
+            )
+        if not is_plain(sys.prefix):
+            raise ConfigurationError(
+                f"backend '{self.name}': RADICAL-Pilot cannot run from {sys.prefix!r}, as it does not quote paths: make the"
+                " virtual environment in a directory with a plain name"
             )
         self._loop = asyncio.get_running_loop()
         await self.pool.open()

@@ -25,6 +25,7 @@ __all__ = [
     "ERROR",
     "JOB",
     "OPTIONS",
+    "can_run",
     "is_installed",
     "is_plain",
     "process_environment",
@@ -95,6 +96,11 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def is_installed() -> bool:
     """Tell whether RADICAL-Pilot is there, without importing it."""
     return find_spec("radical") is not None and find_spec("radical.pilot") is not None
+
+
+def can_run() -> bool:
+    """Tell whether RADICAL-Pilot is here, in an environment whose path it can take."""
+    return is_installed() and is_plain(sys.prefix)
 
 
 def is_plain(path: str | os.PathLike[str]) -> bool:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from asyncflow_hpc import LocalExecutionBackend, NoopExecutionBackend
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
 from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBackend
-from asyncflow_hpc.backends.radical_pilot.environment import is_installed
+from asyncflow_hpc.backends.radical_pilot.environment import can_run
 from asyncflow_hpc.testing import BackendUnderTest, Emulation
 from asyncflow_hpc.testing.contract.conftest import *  # noqa: F403
 
@@ -39,7 +39,7 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
         kind: BackendUnderTest(functools.partial(_emulated, kind), skips, gpus=2, walltime=2.0, patience=1.0, lag=10.0)
         for kind, skips in EMULATED_SKIPS.items()
     }
-    if is_installed():
+    if can_run():
         backends["radical_pilot"] = BackendUnderTest(
             lambda: RadicalExecutionBackend(pool=PILOTS), PILOT_SKIPS, lag=5.0, **room
         )

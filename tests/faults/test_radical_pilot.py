@@ -17,7 +17,7 @@ import pytest
 
 from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBackend
-from asyncflow_hpc.backends.radical_pilot.environment import is_installed
+from asyncflow_hpc.backends.radical_pilot.environment import can_run
 from asyncflow_hpc.errors import (
     ConfigurationError,
     SubmitError,
@@ -33,7 +33,9 @@ from .on_slurm import Gate, running, shell
 
 pytestmark = [
     pytest.mark.timeout(240),
-    pytest.mark.skipif(not is_installed(), reason="RADICAL-Pilot is not installed"),
+    pytest.mark.skipif(
+        not can_run(), reason="RADICAL-Pilot is not installed, or in an environment whose path it cannot take"
+    ),
 ]
 
 SCRIPT = Path(__file__).parent / "scripts" / "mixed_in_pilot.py"

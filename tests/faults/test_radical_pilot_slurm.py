@@ -18,7 +18,7 @@ import pytest
 
 from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.backends.radical_pilot import RadicalExecutionBackend
-from asyncflow_hpc.backends.radical_pilot.environment import is_installed
+from asyncflow_hpc.backends.radical_pilot.environment import can_run
 from asyncflow_hpc.errors import TaskFailedError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
@@ -26,7 +26,12 @@ from tests.conftest import until
 
 from .on_slurm import on_slurm, running, shell
 
-pytestmark = [*on_slurm, pytest.mark.skipif(not is_installed(), reason="RADICAL-Pilot is not installed")]
+pytestmark = [
+    *on_slurm,
+    pytest.mark.skipif(
+        not can_run(), reason="RADICAL-Pilot is not installed, or in an environment whose path it cannot take"
+    ),
+]
 
 
 # Seconds in which the end of a pilot is seen and its tasks are settled.
