@@ -134,8 +134,8 @@ class RadicalExecutionBackend(SandboxBackend):
             )
         if not is_plain(sys.prefix):
             raise ConfigurationError(
-                f"backend '{self.name}': RADICAL-Pilot cannot run from {sys.prefix!r}, as it does not quote paths: make the"
-                " virtual environment in a directory with a plain name"
+                f"backend '{self.name}': RADICAL-Pilot cannot run from {sys.prefix!r}, as it does not quote paths: make"
+                " the virtual environment in a directory with a plain name"
             )
         self._loop = asyncio.get_running_loop()
         await self.pool.open()
