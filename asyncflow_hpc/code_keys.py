@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,12 @@ _OF_CLASSES = frozenset({
 
 def travels(value: Any) -> bool:
     """Tell whether a class or function reaches other processes by its content, and not by its name."""
-    return value.__module__ == "__main__" or "<locals>" in value.__qualname__
+    if value.__module__ == "__main__":
+        return True
+    found: Any = sys.modules.get(value.__module__)
+    for name in value.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is not value
 
 
 def digest_of_code(value: Any, key_of: KeyOf = lambda future: future.uid, seen: Seen | None = None) -> str:

@@ -14,6 +14,7 @@ import stat
 import threading
 import types
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any
@@ -62,8 +63,9 @@ def content(value: Any, key_of: KeyOf = lambda future: future.uid, seen: Seen | 
         Unkeyable: it cannot be pickled, say.
     """
     if type(value) is tuple and all([type(item) in ATOMS for item in value]):
-        # Of most calls; nothing else starts as these do.
-        return repr(value).encode()
+        # Of most calls; nothing else starts as these do. Very long numbers have no text.
+        with suppress(ValueError):
+            return repr(value).encode()
     stream = io.BytesIO()
     pickler = _Pickler(stream, key_of, Seen() if seen is None else seen)
     try:
@@ -122,21 +124,17 @@ class _Pickler(pickle.Pickler):
         if isinstance(value, OutputFile):
             return "output", value.filename, None if value.target is None else os.fspath(value.target)
         if isinstance(value, enum.Enum):
-            return "enum", self._of_class(kind), value.name, digest(value.value, self._key_of, self._seen)
-        if isinstance(value, type):
-            return self._of_class(value)
-        if isinstance(value, types.FunctionType):
-            from .code_keys import digest_of_code
-
-            return "function", digest_of_code(value, self._key_of, self._seen)
+            return "enum", self._known_by(kind), value.name, digest(value.value, self._key_of, self._seen)
+        if isinstance(value, (type, types.FunctionType)):
+            return self._known_by(value)
         return _stateless(value)
 
-    def _of_class(self, kind: type) -> Any:
+    def _known_by(self, value: Any) -> Any:
         from .code_keys import digest_of_code, travels
 
-        if travels(kind):
-            return "class", digest_of_code(kind, self._key_of, self._seen)
-        return "name", f"{kind.__module__}.{kind.__qualname__}"
+        if travels(value):
+            return "code", digest_of_code(value, self._key_of, self._seen)
+        return "name", f"{value.__module__}.{value.__qualname__}"
 
 
 def _stateless(value: Any) -> Any:

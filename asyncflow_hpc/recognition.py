@@ -52,7 +52,8 @@ class Recognition:
         task, spec = future.description, future._spec
         try:
             base = self._base(future)
-        except Unkeyable as error:
+        except Exception as error:
+            # Unkeyable, or whatever the methods of an argument raise.
             log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, spec.name, error)
             base = ""
         # Not numbered yet, and the command of an executable task is still to come.

@@ -109,6 +109,18 @@ async def test_results_of_functions_that_are_done(
 
 
 @pytest.mark.needs("functions")
+async def test_a_number_too_long_for_text(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        @flow.function_task
+        def name(value: Any) -> str:
+            return type(value).__name__
+
+        return await name(10**5000)
+
+    assert await two_drivers(backend, backend_under_test, root, script) == ("int", "int")
+
+
+@pytest.mark.needs("functions")
 async def test_calls_that_differ_by_names_only(backend: Any, backend_under_test: BackendUnderTest, root: Path) -> None:
     async def script(flow: WorkflowEngine, driver: int) -> Any:
         @flow.function_task
