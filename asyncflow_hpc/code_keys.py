@@ -111,8 +111,7 @@ class _Walk:
         for name, value in [*enumerate(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items())]:
             self._add_named(str(name), value, function)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            read = functools.partial(getattr, cell, "cell_contents", _EMPTY)
-            self._add_read(name, read, function)
+            self._add_read(name, functools.partial(_content_of, cell), function)
         for name in _globals_of(code):
             if name in function.__globals__:
                 self._add_read(name, functools.partial(function.__globals__.get, name), function)
@@ -172,6 +171,13 @@ _EMPTY = object()
 
 # Of a class with __slots__, which names them.
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+
+def _content_of(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _EMPTY
 
 
 def _own(value: Any, around: Any) -> bool:

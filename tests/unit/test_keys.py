@@ -83,9 +83,9 @@ def test_files_count_by_their_declaration() -> None:
     assert digest(InputFile("a")) != digest(OutputFile("a"))
 
 
-def made(source: str, name: str = "work", module: str = "script") -> Any:
+def made(source: str, name: str = "work", module: str = "script", **more: Any) -> Any:
     """What a module of the same name would have made of a function."""
-    space: dict[str, Any] = {"__name__": module}
+    space: dict[str, Any] = {"__name__": module, **more}
     exec(source, space)
     return space[name]
 
@@ -210,6 +210,16 @@ def test_functions_of_other_modules_count_by_their_names() -> None:
 
 def test_flags_count_by_their_values() -> None:
     assert digest(re.A | re.I) != digest(re.A | re.M)
+
+
+def test_a_variable_that_is_not_yet_set() -> None:
+    source = (
+        "def make():\n    def inner():\n        return later\n    known = keys.get(inner)\n    later = 1\n"
+        "    return inner, known\n"
+    )
+    keys = CodeKeys()
+    inner, known = made(source, "make", keys=keys)()
+    assert keys.get(inner) != known
 
 
 def test_recursion_ends() -> None:
