@@ -231,7 +231,7 @@ MUTABLE: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", MUTABLE, ids=repr)
+@pytest.mark.parametrize("value", MUTABLE, ids=lambda value: type(value).__name__)
 def test_what_may_change_in_place_is_pickled_for_every_call(value: Any) -> None:
     """A tuple may hold such a thing and counts as one."""
     pickles = FunctionPickles()
