@@ -13,31 +13,7 @@ from asyncflow_hpc.testing.waiting import until
 __all__ = ["until"]
 
 # Only the outermost conftest.py may name plugins.
-pytest_plugins = ["asyncflow_hpc.testing.plugin"]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests in one process that share what only one may use at a time."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_shared_by(item)))
-
-
-def _shared_by(item: pytest.Item) -> str:
-    spec = getattr(item, "callspec", None)
-    if spec is None:
-        params, words, indices = {}, [], {}
-    else:
-        params, words, indices = spec.params, spec.id.split("-"), spec.indices
-    if params.get("accounting") == "with accounting":
-        return "the Slurm with accounting"
-    if "slurm" in words or (item.path.parent.name == "faults" and "slurm" in item.path.name):
-        return "the Slurm"
-    if "batch_system" in params:
-        return f"the emulated {params['batch_system']}"
-    if "backend_under_test" in params:
-        return f"contract {indices['backend_under_test']}"
-    return str(item.path)
+pytest_plugins = ["asyncflow_hpc.testing.plugin", "tests.processes"]
 
 
 @pytest.fixture

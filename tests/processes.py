@@ -1,0 +1,48 @@
+"""Which tests run in one process, one after the other, where pytest has several (-n)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from xdist.scheduler import LoadScopeScheduling
+
+BACKENDS = (
+    "local-executor",
+    "local-script",
+    "local-thread",
+    "local",
+    "lsf",
+    "noop",
+    "pbs_classic",
+    "pbs",
+    "radical_pilot",
+    "slurm",
+)
+
+_BACKEND = re.compile(rf"[\[-]({'|'.join(BACKENDS)})[\]-]")
+
+
+def shared_by(nodeid: str) -> str:
+    """Name what only one test may use at a time: a cluster, an emulated batch system, a pilot, what a file shares."""
+    path = nodeid.partition("::")[0]
+    found = _BACKEND.search(nodeid.partition("::")[2])
+    if "/faults/" in f"/{path}" and "slurm" in path:
+        return "the Slurm with accounting" if "[with accounting" in nodeid else "the Slurm"
+    if found is None:
+        return path
+    if "/contract/" in f"/{path}":
+        return "the Slurm" if found[1] == "slurm" else f"contract of {found[1]}"
+    return f"{path} on {found[1]}" if "/faults/" in f"/{path}" else path
+
+
+class SharedScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a process all tests that share something."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return shared_by(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> SharedScheduling:
+    """Take the place of xdist's own choices: its groups by mark do nothing with pytest 9.2."""
+    return SharedScheduling(config, log)
