@@ -5,11 +5,12 @@ from __future__ import annotations
 from .model import Experiment, Figure, Probe, Row, Suite, Target
 
 CHAIN = 10
+WAITING = 100
 
 
 def suite(quick: bool) -> Suite:
     n, rounds = (200, 3) if quick else (1_000, 2)
-    arguments = {"n": n, "chain": CHAIN, "rounds": rounds}
+    arguments = {"n": n, "chain": CHAIN, "rounds": rounds, "waiting": WAITING}
     # One pilot for all of it: another pilot would be another machine.
     probe = Probe("radical_pilot_probes:pilot", arguments, seconds=1200, repeats=1)
     return Suite("radical_pilot", [Experiment("pilot", n, {"ours": probe})], _rows(n))
@@ -27,4 +28,10 @@ def _rows(n: int) -> list[Row]:
         row("  by RADICAL-Pilot's own TaskManager", "ms", "plain_chain_ms"),
         row("  ours over its", "ms", "over_ms", Target("value", "<=", 20, "<= 20 ms")),
         row("longest time in which the loop did not turn", "ms", "blocked_ms", Target("value", "<=", 50, "<= 50 ms")),
+        row(
+            f"pilot cancelled with {WAITING} tasks running and waiting: all settled",
+            "s",
+            "cancelled_seconds",
+            Target("value", "<=", 5, "<= 5 s"),
+        ),
     ]

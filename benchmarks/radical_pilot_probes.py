@@ -17,7 +17,7 @@ from .model import Sample
 TICK = 0.002
 
 
-async def pilot(n: int, chain: int, rounds: int) -> Sample:
+async def pilot(n: int, chain: int, rounds: int, waiting: int) -> Sample:
     """n times /bin/true, and chains of it: through the engine, and through RADICAL-Pilot's own TaskManager."""
     from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBackend
 
@@ -54,6 +54,7 @@ async def pilot(n: int, chain: int, rounds: int) -> Sample:
                 async with blocked:
                     await works[name]
                 seconds[name].append(time.perf_counter() - begin)
+        cancelled = await cancelled_seconds(flow, pool, waiting)
         median = {name: statistics.median(values) for name, values in seconds.items()}
         return {
             "n": n,
@@ -64,7 +65,27 @@ async def pilot(n: int, chain: int, rounds: int) -> Sample:
             "plain_chain_ms": median["plain_chain"] / chain * 1e3,
             "over_ms": (median["our_chain"] - median["plain_chain"]) / chain * 1e3,
             "blocked_ms": blocked.longest * 1e3,
+            "cancelled_seconds": cancelled,
         }
+
+
+async def cancelled_seconds(flow: Any, pool: Any, n: int) -> float:
+    """Cancel the pilot under n tasks, one of which runs at least; returns the seconds until all are settled."""
+
+    @flow.executable_task
+    async def run_long() -> str:
+        return "sleep 3600"
+
+    tasks = [run_long() for _ in range(n)]
+    while not any(task.task["state"] == "RUNNING" for task in tasks):  # noqa: ASYNC110
+        await asyncio.sleep(TICK)
+    begin = time.perf_counter()
+    await asyncio.get_running_loop().run_in_executor(None, pool.cancel_pilots)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    seconds = time.perf_counter() - begin
+    if not all(isinstance(result, BaseException) for result in results):
+        raise RuntimeError("a task of a cancelled pilot is done")
+    return seconds
 
 
 class Plain:

@@ -95,8 +95,12 @@ class Ending:
         outside = record is None or ended_from_outside(record, self._remote)
         if not outside or job.asked is not None or told.cause is not None or told.state == "":
             return False
-        await asyncio.sleep(_NOTICE[self._backend.pool.settings.kind])
-        end = self._backend.pool.end_of(told.pilot)
+        pool = self._backend.pool
+        until = self._loop.time() + _NOTICE[pool.settings.kind]
+        # The pool learns of it in other threads.
+        while pool.end_of(told.pilot) is None and job.told is told and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_PAUSE)
+        end = pool.end_of(told.pilot)
         if end is None or job.told is not told:
             return job.told is not told
         job.told = told._replace(state="", text=f"its pilot has ended: {end[0]}", cause=end[1])
