@@ -16,7 +16,7 @@ from typing import Any
 
 from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
-from asyncflow_hpc.errors import TaskFailedError
+from asyncflow_hpc.errors import AsyncFlowError, TaskFailedError
 from asyncflow_hpc.retries import RetryPolicy
 from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing import Emulation, emulate
@@ -32,6 +32,12 @@ FACTOR = 20.0
 GROWTH = 4096
 
 IN_FLIGHT = 200
+# As each says it when its server cannot be reached.
+AWAY = {
+    "pbs": "qsub: cannot connect to server",
+    "pbs_classic": "qsub: cannot connect to server",
+    "lsf": "Failed in an LSF library call: LIM is down; try later. Job not submitted.",
+}
 SUBMIT = {"pbs": "qsub", "pbs_classic": "qsub", "lsf": "bsub"}
 STATUS = {"pbs": "qstat", "pbs_classic": "qstat", "lsf": "bjobs"}
 EXPLAINED = frozenset(
@@ -86,7 +92,7 @@ def faults(emulated: Emulation, chance: random.Random) -> dict[str, Callable[[],
         "submit hangs": lambda: emulated.hang(submit),
         "submit hangs when done": lambda: emulated.hang(submit, after=True),
         "status hangs": lambda: emulated.hang(status),
-        "submit fails": lambda: emulated.replace(submit, err="cannot connect to server\n", code=1),
+        "submit fails": lambda: emulated.replace(submit, err=AWAY[emulated.kind] + "\n", code=1),
         "status is garbage": lambda: emulated.replace(status, out=b"\xff{garbage\n"),
         "server away": emulated.down,
         "purge": emulated.purge,
@@ -158,6 +164,8 @@ async def soak(kind: str, tasks: int, trouble: float, seed: int, root: Path) -> 
                     judge(number, await run(number))
                 except TaskFailedError as error:
                     judge(number, error)
+                except AsyncFlowError as error:  # all trouble passes: nothing may be refused for good
+                    outcome.wrong.append(f"task {number} failed: {error!r}")
                 finally:
                     room.release()
                 outcome.settled += 1
