@@ -26,6 +26,7 @@ class Earlier:
         state: of that attempt: PENDING where nobody knows whether it was submitted.
         native_id: what the scheduler called it.
         ended: its last event, if it has ended.
+        cached: whose result it got from a cache, so that nothing was run; else "".
     """
 
     uid: str
@@ -37,11 +38,12 @@ class Earlier:
     state: TaskState = TaskState.PENDING
     native_id: str | None = None
     ended: TaskEnded | None = None
+    cached: str = ""
 
     @property
     def unfinished(self) -> bool:
         """Whether it may still be in a queue, or run."""
-        return self.ended is None
+        return self.ended is None and not self.cached
 
 
 @dataclass(slots=True)
@@ -114,7 +116,9 @@ def past_of(events: Iterable[Event]) -> Past | None:
         if isinstance(event, TaskReady):
             # A further attempt of the same driver does not say them again.
             parts = event.parts or (found[event.uid].parts if event.uid in found else ())
-            found[event.uid] = Earlier(event.uid, event.name, event.backend, event.key, parts, event.attempt)
+            found[event.uid] = Earlier(
+                event.uid, event.name, event.backend, event.key, parts, event.attempt, cached=event.cached
+            )
         elif isinstance(event, SessionOpened):
             past.drivers += 1
         elif isinstance(event, (TaskSubmitted, TaskRunning, TaskEnded)):

@@ -117,6 +117,7 @@ class WorkflowEngine(Decorators):
         max_failures: int | None = None,
         resume: str | os.PathLike[str] | None = None,
         on_exit: str = "cancel",
+        cache: str | os.PathLike[str] | None = None,
     ) -> Opening:
         """Open an engine: `await` it, or use it in `async with`.
 
@@ -135,21 +136,12 @@ class WorkflowEngine(Decorators):
             resume: an earlier session, by its directory or by its uid in `work_dir`: what it has done is not done
                 again. None: the one in ASYNCFLOW_RESUME, if that is set.
             on_exit: what a shutdown does with batch jobs: "cancel", or "detach", which leaves them to a resume.
+            cache: a directory in which sessions leave results to each other; None: each runs all of its tasks.
 
         Raises:
             ArgumentError, ConfigurationError, SessionError: when it is awaited.
         """
-        settings = {
-            "dry_run": dry_run,
-            "implicit_data": implicit_data,
-            "uid": uid,
-            "work_dir": work_dir,
-            "site": site,
-            "retries": retries,
-            "max_failures": max_failures,
-            "resume": resume,
-            "on_exit": on_exit,
-        }
+        settings = {name: value for name, value in locals().items() if name not in ("cls", "backend")}
         return Opening(open_engine(cls, backend, settings))
 
     def __reduce__(self) -> Any:

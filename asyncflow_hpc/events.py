@@ -64,6 +64,7 @@ class TaskReady(_Event, tag="task", frozen=True, kw_only=True, omit_defaults=Tru
         dependencies: uids.
         workflow: its workflow_id.
         service: whether it is one.
+        cached: directory of the session and uid of the task whose result it got from a cache; nothing was run.
     """
 
     uid: str
@@ -76,6 +77,7 @@ class TaskReady(_Event, tag="task", frozen=True, kw_only=True, omit_defaults=Tru
     dependencies: tuple[str, ...] = ()
     workflow: str | None = None
     service: bool = False
+    cached: str = ""
 
 
 class TaskSubmitted(_Event, tag="submitted", frozen=True, kw_only=True, omit_defaults=True, gc=False):

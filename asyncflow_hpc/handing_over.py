@@ -73,6 +73,8 @@ class HandingOver:
             return
         try:
             if recording is not None:
+                tasks = await self._unanswered(lane, tasks, recording)
+            if recording is not None and tasks:
                 tasks = await recording.admit(lane, tasks)
             if tasks and not self._closing():
                 await lane.backend.submit_tasks(tasks)
@@ -81,6 +83,20 @@ class HandingOver:
             for task in tasks:
                 if task["uid"] in live and task["state"] == _SUBMITTED:
                     self._attempts.not_taken(live[task["uid"]], error)
+
+    async def _unanswered(self, lane: Lane, tasks: list[Task], recording: Recording) -> list[Task]:
+        """Settle the tasks whose results are in the cache; returns the others."""
+        if recording.cache is None:
+            return tasks
+        answered = await recording.answer(lane, tasks)
+        for task in answered:
+            task["state"] = TaskState.DONE
+            future = self._ledger.live.get(task["uid"])
+            if future is not None and future._cancelling:
+                self._ledger.cancel(future)
+            elif future is not None:
+                self._ledger.succeed(future, task.get(future._spec.result_key))
+        return [task for task in tasks if task["state"] != TaskState.DONE]
 
 
 def _known(recording: Recording, future: TaskFuture) -> Earlier | None:

@@ -52,6 +52,7 @@ _SETTINGS = {
     "work_dir": str | os.PathLike[str] | None,
     "resume": str | os.PathLike[str] | None,
     "on_exit": Literal["cancel", "detach"],
+    "cache": str | os.PathLike[str] | None,
 }
 
 
@@ -214,6 +215,8 @@ async def open_engine(kind: type[WorkflowEngine], backend: Any, settings: dict[s
     recording = None
     try:
         recording = await _recording_of(backends, resumed, new)
+        if settings["cache"] is not None:
+            await _use_cache(recording, settings["cache"])
         engine = kind(
             backends,
             dry_run=settings["dry_run"],
@@ -293,6 +296,20 @@ async def _recording_of(backends: list[Any], resumed: Path | None, new: Path) ->
             f"session {new} is there already: resume={str(new)!r} goes on with it; else choose another uid"
         )
     return Recording(Session(new))
+
+
+async def _use_cache(recording: Recording | None, directory: Any) -> None:
+    """Let a session have and leave results.
+
+    Raises:
+        ConfigurationError: the directory cannot be used.
+    """
+    if recording is None:
+        log.warning("cache=%r is not used: these backends cannot give back an earlier result", os.fspath(directory))
+        return
+    from .cache import Cache
+
+    recording.cache = await asyncio.get_running_loop().run_in_executor(None, Cache, directory)
 
 
 def session_dir(work_dir: str | os.PathLike[str] | None, uid: str) -> Path:

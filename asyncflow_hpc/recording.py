@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cache import Cache, entry_of, lay_out
 from .components import FUNCTION
 from .earlier import Earlier, Past, past_of
 from .errors import SessionError
@@ -53,6 +54,8 @@ class Recording:
         self._opening = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
         self.recognition = Recognition()
+        self.cache: Cache | None = None
+        self._entering: set[asyncio.Future[None]] = set()
 
     @classmethod
     async def resume(cls, path: Path) -> Recording:
@@ -136,6 +139,7 @@ class Recording:
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
+        await asyncio.gather(*self._entering, return_exceptions=True)
         if self._journal is not None:
             self._journal.append(SessionClosed(time=time.time(), detached=detached))
         self.abandon()
@@ -167,6 +171,10 @@ class Recording:
         task["attempt"] = earlier.attempt
         if earlier.state in (TaskState.FAILED, TaskState.CANCELED):
             log.info("%s '%s' is run again: it was %s before", earlier.uid, spec.name, earlier.state)
+            _start_over(task)
+        elif earlier.cached:
+            # Nothing of it is in this session, so the cache is asked again.
+            log.info("%s '%s' had the cached result of %s", earlier.uid, spec.name, earlier.cached)
             _start_over(task)
         return earlier
 
@@ -214,6 +222,53 @@ class Recording:
                 raise self._journal.failure
         return fresh
 
+    async def answer(self, lane: Lane, tasks: Sequence[Task]) -> list[Task]:
+        """Take from the cache what it has, and record it as done.
+
+        Returns:
+            The tasks that are done by that.
+
+        Raises:
+            SessionError: it cannot be recorded.
+        """
+        asked = [task for task in tasks if task.get("earlier") is None and not task.get("attempts")]
+        if self.cache is None or not asked:
+            return []
+        await self.open()
+        assert self._journal is not None
+        loop = asyncio.get_running_loop()
+        find = self.cache.find
+        found = await loop.run_in_executor(None, lambda: [(task, find(task)) for task in asked])
+        hits = [(task, entry) for task, entry in found if entry is not None]
+        # Known to a later driver before their sandboxes are there, which else would be in the way of others.
+        for task, entry in hits:
+            self._journal.append(_ready(task, lane.name, entry.origin))
+        self._journal.flush()
+        if self._journal.failure is not None:
+            raise self._journal.failure
+        path = self.session.path
+        laid = await loop.run_in_executor(None, lambda: [lay_out(entry, task, path) for task, entry in hits])
+        for (task, entry), there in zip(hits, laid, strict=True):
+            if there:
+                log.info("%s '%s' has the cached result of %s", task["uid"], task["name"], entry.origin)
+                self._journal.append(_ended(task, TaskState.DONE))
+            else:
+                _start_over(task)
+        self._journal.flush()
+        return [task for (task, _), there in zip(hits, laid, strict=True) if there]
+
+    def _enter(self, task: Task) -> None:
+        """Enter a result in the cache; the entry is made at once, as its files may be gone in the next moment."""
+        try:
+            entry = None if self.cache is None else entry_of(task, self.session.path)
+        except Exception as error:
+            log.info("the result of %s is not cached: %s", task["uid"], error)
+            return
+        if entry is not None and self.cache is not None:
+            writing = asyncio.get_running_loop().run_in_executor(None, self.cache.write, entry)
+            self._entering.add(writing)
+            writing.add_done_callback(self._entering.discard)
+
     async def _reattach(self, lane: Lane, tasks: list[Task]) -> list[Task]:
         taken = await lane.backend.reattach(tasks)
         left = [task for task in tasks if task["uid"] not in taken]
@@ -230,6 +285,8 @@ class Recording:
         if state is None:
             return
         if state in FINAL:
+            if self.cache is not None and state is TaskState.DONE:
+                self._enter(task)
             known = task.get("earlier")
             if known is None or known.ended is None:
                 self._journal.append(_ended(task, state))
@@ -243,7 +300,7 @@ def _start_over(task: Task) -> None:
     task["attempt"] = task.get("attempt", 0) + 1
 
 
-def _ready(task: Task, backend: str) -> TaskReady:
+def _ready(task: Task, backend: str, cached: str = "") -> TaskReady:
     return TaskReady(
         time=time.time(),
         uid=task["uid"],
@@ -256,6 +313,7 @@ def _ready(task: Task, backend: str) -> TaskReady:
         dependencies=tuple([item["uid"] for item in task["metadata"]["dependencies"]]),
         workflow=task.get("workflow_id"),
         service=bool(task.get("is_service")),
+        cached=cached,
     )
 
 
