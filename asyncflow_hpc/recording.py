@@ -71,7 +71,7 @@ class Recording:
     def _resume(cls, path: Path) -> Recording:
         # Without one there is nothing to resume, and the lease would make an empty one.
         next(read_events(path), None)
-        make_session(path)
+        make_session(path, resumed=True)
         lease = Lease(journal_path(path))
         try:
             past = past_of(read_events(path))

@@ -35,11 +35,12 @@ class Session:
         return blake2b(f"{self.secret} {uid} {attempt}".encode(), digest_size=16).hexdigest()
 
 
-def make_session(path: Path) -> None:
+def make_session(path: Path, *, resumed: bool = False) -> None:
     """Make a session's directory, for its owner only.
 
     Args:
         path: where; directories above it are made too. It may exist.
+        resumed: it is an earlier driver's, so advice to choose another would be of no use.
 
     Raises:
         SessionError: it cannot be made or written, or it belongs to or is writable by others.
@@ -49,23 +50,26 @@ def make_session(path: Path) -> None:
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
-            _refuse_foreign(path)
+            _refuse_foreign(path, resumed)
     except OSError as error:
-        raise SessionError(
-            f"session directory {path} cannot be used: {error.strerror}; choose another with work_dir=..."
-        ) from error
+        advice = "let it be written, and resume it again" if resumed else "choose another with work_dir=..."
+        raise SessionError(f"session directory {path} cannot be used: {error.strerror}; {advice}") from error
 
 
-def _refuse_foreign(path: Path) -> None:
+def _refuse_foreign(path: Path, resumed: bool) -> None:
     found = os.lstat(path)
+    other = "choose another uid or work_dir"
     if not stat.S_ISDIR(found.st_mode):
-        raise SessionError(f"session directory {path} is no directory; choose another uid or work_dir")
+        advice = "resume its directory itself" if resumed else other
+        raise SessionError(f"session directory {path} is no directory; {advice}")
     if found.st_uid != os.geteuid():
-        raise SessionError(f"session directory {path} belongs to user {found.st_uid}; choose another uid or work_dir")
+        advice = "only that user can resume it" if resumed else other
+        raise SessionError(f"session directory {path} belongs to user {found.st_uid}; {advice}")
     if found.st_mode & 0o022:
         raise SessionError(
             f"session directory {path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o});"
-            f" `chmod 700 {path}` or choose another"
+            f" `chmod 700 {path}`{'' if resumed else ' or choose another'}"
         )
     if not os.access(path, os.W_OK | os.X_OK):
-        raise SessionError(f"session directory {path} cannot be written; choose another uid or work_dir")
+        advice = f"to resume it, `chmod 700 {path}`, or mount it writable" if resumed else other
+        raise SessionError(f"session directory {path} cannot be written; {advice}")
