@@ -1,6 +1,6 @@
 """Results that one session leaves to others: an index by the keys of tasks, in a directory of its own.
 
-`python -m asyncflow_hpc.cache DIRECTORY --max-age 30-00 --max-size 10GB` removes what was not used for long.
+`python -m asyncflow_hpc.cache DIRECTORY --max-age 30d --max-size 10GB` removes what was not used for long.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +25,7 @@ import msgspec
 from .data import BOOKKEEPING
 from .errors import ConfigurationError
 from .keys import digest, fingerprint, keyed
+from .session import attempt_name
 from .units import parse_memory, parse_walltime
 
 if TYPE_CHECKING:
@@ -143,10 +144,9 @@ class Cache:
         Returns:
             Its entry; the result is then in the dict of the task.
         """
-        key = task.get("key", "")
-        if not _KEY.fullmatch(key) or not _may_be_cached(task):
+        if not _may_be_cached(task):
             return None
-        path = self.directory / key
+        path = self.directory / task["key"]
         try:
             entry = _checked(path)
             if (entry.value is None) != (task.get("function") is None):
@@ -187,7 +187,7 @@ def _refuse_foreign(directory: Path) -> None:
 
 
 def _may_be_cached(task: Task) -> bool:
-    if task.get("is_service") or task.get("prompt"):
+    if not _KEY.fullmatch(task.get("key", "")) or task.get("is_service") or task.get("prompt"):
         return False
     # Files that are not in the sandbox are not where a later session would look for them.
     return task["description"].cwd is None and all(item.target is None for item in task.get("outputs", ()))
@@ -199,7 +199,7 @@ def entry_of(task: Task, session: Path) -> Entry | None:
     Returns:
         None where it cannot be cached.
     """
-    if not _KEY.fullmatch(task.get("key", "")) or not _may_be_cached(task):
+    if not _may_be_cached(task):
         return None
     sandbox = task.get("sandbox")
     value: bytes | None = None
@@ -256,7 +256,7 @@ def _read(path: Path) -> Entry:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as stream:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        if not stat.S_ISREG(found.st_mode) or _is_open_to_others(found):
             raise _Odd("its entry is no file of yours that only you can write")
         data, _, proof = stream.read().rstrip(b"\n").rpartition(b"\n")
     if keyed(path.name, data).encode() != proof:
@@ -274,18 +274,20 @@ def _checked(path: Path) -> Entry:
     entry = _read(path)
     if entry.python != platform.python_version():
         raise _Odd(f"it was made by Python {entry.python}")
-    for directory in (entry.session, entry.sandbox):
-        if directory is None:
-            continue
+    for directory in filter(None, (entry.session, entry.sandbox)):
         try:
             found = os.lstat(directory)
         except OSError as error:
             raise _Odd(f"{directory} is gone: {error.strerror}") from error
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        if not stat.S_ISDIR(found.st_mode) or _is_open_to_others(found):
             raise _Odd(f"{directory} is no directory of yours that only you can write")
     if _files(entry.sandbox) != entry.files:
         raise _Odd(f"files in {entry.sandbox} have changed")
     return entry
+
+
+def _is_open_to_others(found: os.stat_result) -> bool:
+    return found.st_uid != os.geteuid() or bool(found.st_mode & 0o022)
 
 
 def _unpickled(data: bytes) -> object:
@@ -303,8 +305,7 @@ def lay_out(entry: Entry, task: Task, session: Path) -> bool:
     """
     if entry.sandbox is None:
         return True
-    attempt = task.get("attempt", 0)
-    sandbox = str(session / (f"{task['uid']}.{attempt}" if attempt else task["uid"]))
+    sandbox = str(session / attempt_name(task["uid"], task.get("attempt", 0)))
     outputs = {f"{entry.uid}.{ending}": f"{task['uid']}.{ending}" for ending in ("out", "err")}
     try:
         os.mkdir(sandbox, 0o700)
@@ -361,7 +362,7 @@ def _age(value: float | str | timedelta) -> float:
     return parse_walltime(timedelta(days=int(days[1])) if days else value)
 
 
-def _entries(root: Path, now: float) -> Iterable[tuple[float, Path, int]]:
+def _entries(root: Path, now: float) -> Iterator[tuple[float, Path, int]]:
     for path in root.iterdir():
         with suppress(FileNotFoundError):
             found = path.lstat()

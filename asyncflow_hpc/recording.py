@@ -257,15 +257,15 @@ class Recording:
         self._journal.flush()
         return [task for (task, _), there in zip(hits, laid, strict=True) if there]
 
-    def _enter(self, task: Task) -> None:
+    def _enter(self, task: Task, cache: Cache) -> None:
         """Enter a result in the cache; the entry is made at once, as its files may be gone in the next moment."""
         try:
-            entry = None if self.cache is None else entry_of(task, self.session.path)
+            entry = entry_of(task, self.session.path)
         except Exception as error:
             log.info("the result of %s is not cached: %s", task["uid"], error)
             return
-        if entry is not None and self.cache is not None:
-            writing = asyncio.get_running_loop().run_in_executor(None, self.cache.write, entry)
+        if entry is not None:
+            writing = asyncio.get_running_loop().run_in_executor(None, cache.write, entry)
             self._entering.add(writing)
             writing.add_done_callback(self._entering.discard)
 
@@ -286,7 +286,7 @@ class Recording:
             return
         if state in FINAL:
             if self.cache is not None and state is TaskState.DONE:
-                self._enter(task)
+                self._enter(task, self.cache)
             known = task.get("earlier")
             if known is None or known.ended is None:
                 self._journal.append(_ended(task, state))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import SessionError
 
-__all__ = ["Session", "make_session"]
+__all__ = ["Session", "attempt_name", "make_session"]
 
 
 def _secret() -> str:
@@ -33,6 +33,11 @@ class Session:
     def nonce(self, uid: str, attempt: int) -> str:
         """Return what the completion record of an attempt must repeat."""
         return blake2b(f"{self.secret} {uid} {attempt}".encode(), digest_size=16).hexdigest()
+
+
+def attempt_name(uid: str, attempt: int) -> str:
+    """Name an attempt in its session: `<uid>`, for retry n `<uid>.<n>`."""
+    return f"{uid}.{attempt}" if attempt else uid
 
 
 def make_session(path: Path, *, resumed: bool = False) -> None:

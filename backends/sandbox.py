@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from asyncflow_hpc.errors import SessionError
-from asyncflow_hpc.session import make_session
+from asyncflow_hpc.session import attempt_name, make_session
 
 __all__ = ["attempt_name", "make_sandbox", "make_session", "sandbox_of"]
 
@@ -13,11 +13,6 @@ __all__ = ["attempt_name", "make_sandbox", "make_session", "sandbox_of"]
 def sandbox_of(session: str, uid: str, attempt: int = 0) -> str:
     """Say in which directory an attempt of a task runs: `<session>/<uid>`, for retry n `<session>/<uid>.<n>`."""
     return f"{session}/{attempt_name(uid, attempt)}"
-
-
-def attempt_name(uid: str, attempt: int) -> str:
-    """Name an attempt in its session: `<uid>`, for retry n `<uid>.<n>`."""
-    return f"{uid}.{attempt}" if attempt else uid
 
 
 def make_sandbox(path: str) -> None:

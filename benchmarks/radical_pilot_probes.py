@@ -9,6 +9,8 @@ import statistics
 import time
 from typing import Any
 
+from asyncflow_hpc.testing.waiting import until
+
 from .flows import engine_on
 from .local_probes import TRUE
 from .model import Sample
@@ -77,8 +79,7 @@ async def cancelled_seconds(flow: Any, pool: Any, n: int) -> float:
         return "sleep 3600"
 
     tasks = [run_long() for _ in range(n)]
-    while not any(task.task["state"] == "RUNNING" for task in tasks):  # noqa: ASYNC110
-        await asyncio.sleep(TICK)
+    await until(lambda: any(task.task["state"] == "RUNNING" for task in tasks))
     begin = time.perf_counter()
     await asyncio.get_running_loop().run_in_executor(None, pool.cancel_pilots)
     results = await asyncio.gather(*tasks, return_exceptions=True)

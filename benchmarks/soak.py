@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import random
+import shlex
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -74,8 +75,7 @@ def exit_code(number: int) -> int:
 
 
 def command(number: int, log: Path) -> str:
-    note = f'"{number} %s $$ $(date +%s%N)"'
-    start, end = (f"echo {note.replace('%s $$', f'{what} $$', 1)} >> {log}" for what in ("start", "end"))
+    start, end = (f'echo "{number} {what} $$ $(date +%s%N)" >> {shlex.quote(str(log))}' for what in ("start", "end"))
     return f"{start}; echo {value(number).strip()}; {end}; exit {exit_code(number)}"
 
 
