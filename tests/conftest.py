@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ __all__ = ["until"]
 
 # Only the outermost conftest.py may name plugins.
 pytest_plugins = ["asyncflow_hpc.testing.plugin", "tests.processes"]
+
+# A shell starts what it puts in the background with SIGINT ignored, and so would the drivers be that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
