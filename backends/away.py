@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task
@@ -12,7 +13,7 @@ from .call_results import Returned, read_result
 from .pickling import FunctionPickles, dump_arguments, dump_context
 from .verdict import Verdict
 
-__all__ = ["leave_call", "runner_argv", "take_verdict"]
+__all__ = ["PickledCall", "runner_argv", "take_verdict"]
 
 # As `-m asyncflow_hpc.backends.run_function`, but no file of the sandbox stands for a module while Python starts.
 _RUN_FUNCTION = """\
@@ -38,20 +39,41 @@ def runner_argv(python: str, sandbox: str) -> list[str]:
     return [python, "-c", _RUN_FUNCTION, sandbox]
 
 
-def leave_call(task: Task, sandbox: str, pickles: FunctionPickles) -> None:
-    """Leave the call of a function task in its sandbox.
+@dataclass(frozen=True, slots=True)
+class PickledCall:
+    """The call of a function task, which any thread may leave in its sandbox.
 
-    Raises:
-        SerializationError: the function or an argument cannot be pickled.
-        SessionError: it cannot be written.
+    Attributes:
+        name: of the task.
+        function, arguments, context: pickled.
     """
-    name, function = task["name"], task["function"]
-    assert function is not None
-    _, data = pickles.get(name, function)
-    arguments = dump_arguments(name, task["args"], task["kwargs"])
-    carried = task.get("context")
-    context = None if carried is None else dump_context(carried)
-    write_call(sandbox, name, data, arguments, context, sys.path)
+
+    name: str
+    function: bytes
+    arguments: bytes
+    context: list[tuple[bytes, bytes]] | None
+
+    @classmethod
+    def of(cls, task: Task, pickles: FunctionPickles) -> PickledCall:
+        """Pickle what a task calls, on the loop: it is the script's own objects.
+
+        Raises:
+            SerializationError: the function or an argument cannot be pickled.
+        """
+        name, function = task["name"], task["function"]
+        assert function is not None
+        _, data = pickles.get(name, function)
+        arguments = dump_arguments(name, task["args"], task["kwargs"])
+        carried = task.get("context")
+        return cls(name, data, arguments, None if carried is None else dump_context(carried))
+
+    def leave(self, sandbox: str) -> None:
+        """Write it into a sandbox.
+
+        Raises:
+            SessionError: it cannot be written.
+        """
+        write_call(sandbox, self.name, self.function, self.arguments, self.context, sys.path)
 
 
 def take_verdict(task: Task, verdict: Verdict, sandbox: str) -> tuple[TaskState, FailureCause | None]:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from asyncflow_hpc.data import BOOKKEEPING
@@ -312,8 +313,9 @@ def write_script(script: RunScript) -> str:
         OSError: it cannot be written.
     """
     path = script_path(script.sandbox)
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    os.makedirs(spool_of(script.session), 0o700, exist_ok=True)
+    for directory in (os.path.dirname(path), spool_of(script.session)):
+        with suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
     _write(path, os.fsencode(script.text()), 0o700)
     for ending in ("out", "err"):
         # The script appends to them, with whatever mask the node has.
@@ -322,5 +324,9 @@ def write_script(script: RunScript) -> str:
 
 
 def _write(path: str, data: bytes, mode: int) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode), "wb") as stream:
-        stream.write(data)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+    finally:
+        os.close(file)

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from ..away import leave_call, runner_argv
+from ..away import PickledCall, runner_argv
 from ..staging.apply import Survey
 from .command_attempts import CommandAttempt
 from .processes import End
@@ -24,7 +24,7 @@ class ScriptedCallAttempt(CommandAttempt):
         return runner_argv(sys.executable, self.sandbox)
 
     def _start_script(self) -> None:
-        leave_call(self.task, self.sandbox, self.backend.pickles)
+        PickledCall.of(self.task, self.backend.pickles).leave(self.sandbox)
         super()._start_script()
 
     def _judge(self, end: End | None) -> None:

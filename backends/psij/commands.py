@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 __all__ = ["Answer", "CommandTimeoutError", "clean_environment", "run_blocking", "run_command"]
@@ -36,7 +36,16 @@ class CommandTimeoutError(Exception):
 
 def clean_environment() -> dict[str, str]:
     """Return the driver's environment without what a scheduler told it about its own job, if it runs in one."""
-    return {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_OWN)}
+    return {name: value for name, value in os.environ.items() if not _left_out(name)}
+
+
+def _environment() -> dict[str, str] | None:
+    """Return the environment of a command; None for the driver's own, which costs less to hand on."""
+    return clean_environment() if any(map(_left_out, os.environ)) else None
+
+
+def _left_out(name: str) -> bool:
+    return name.startswith(_OWN) and name not in _KEPT
 
 
 async def run_command(argv: Sequence[str], timeout: float) -> Answer:
@@ -75,7 +84,7 @@ async def _started(argv: Sequence[str]) -> asyncio.subprocess.Process:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=clean_environment(),
+        env=_environment(),
         start_new_session=True,
     )
 
@@ -102,13 +111,13 @@ def run_blocking(
         stdin: file for it to read; none where None.
     """
     with (
-        open(stdin or os.devnull, "rb") as stream,
+        nullcontext(subprocess.DEVNULL) if stdin is None else open(stdin, "rb") as stream,
         subprocess.Popen(
             argv,
             stdin=stream,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=clean_environment(),
+            env=_environment(),
             cwd=directory,
             start_new_session=True,
         ) as process,

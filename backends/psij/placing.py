@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 import threading
@@ -15,7 +16,7 @@ from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.errors import SessionError, SubmitError
 from asyncflow_hpc.task import command_of
 
-from ..away import leave_call, runner_argv
+from ..away import PickledCall, runner_argv
 from ..pickling import FunctionPickles
 from ..run_script import RunScript, forbid, script_path, write_script
 from ..sandbox import make_sandbox
@@ -54,18 +55,23 @@ class Placing:
             TransientError: it may be submitted another time.
             AsyncFlowError: it cannot be submitted.
         """
-        if not job.placed:
-            # On the loop, since a function and its arguments are the script's own objects.
-            self._leave_files(job)
-            job.placed = True
+        calls = not job.placed and job.task.get("function") is not None
+        call = PickledCall.of(job.task, self._pickles) if calls else None
         loop = asyncio.get_running_loop()
-        job.native_id = await loop.run_in_executor(self._backend.threads, self._submit_now, job)
+        job.native_id = await loop.run_in_executor(self._backend.threads, self._place_now, job, call)
 
-    def _leave_files(self, job: BatchJob) -> None:
+    def _place_now(self, job: BatchJob, call: PickledCall | None) -> str:
+        """Leave what a job needs, if it is not there yet, and submit it; in a thread."""
+        if not job.placed:
+            self._leave_files(job, call)
+            job.placed = True
+        return self._submit_now(job)
+
+    def _leave_files(self, job: BatchJob, call: PickledCall | None) -> None:
         if not (job.unclear and Path(job.sandbox).is_dir()):
             make_sandbox(job.sandbox)
-        if job.task.get("function") is not None:
-            leave_call(job.task, job.sandbox, self._pickles)
+        if call is not None:
+            call.leave(job.sandbox)
         try:
             write_script(self._script(job))
         except OSError as error:
@@ -108,7 +114,6 @@ class Placing:
         return job_spec(dialect, description, options, job.name, script_path(job.sandbox), job.sandbox)
 
     def _submit_now(self, job: BatchJob) -> str:
-        """Submit; in a thread."""
         import psij
 
         executor = self._submitter(job.session)
@@ -169,12 +174,14 @@ class Placing:
 
 def _put_away(script: Path, job: BatchJob) -> None:
     """Put the batch script of a job beside its run script, where people can read it."""
+    kept = f"{job.sandbox}/{BOOKKEEPING}/job.sh"
     with suppress(OSError):
         try:
             # Not removed: ext4 takes long to make files where others were just removed.
-            shutil.move(script, f"{job.sandbox}/{BOOKKEEPING}/job.sh")
+            os.rename(script, kept)
         except OSError:
-            script.unlink(missing_ok=True)
+            # PSI/J's directory may lie on another file system.
+            shutil.move(script, kept)
 
 
 def _ran_already(job: BatchJob) -> str | None:

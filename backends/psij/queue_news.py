@@ -75,7 +75,7 @@ class QueueNews:
             self._backend.forget_marker(job)
             log.warning("%s was put back into the queue: %s", job.uid, status.reason)
             self._backend.report(job.task, TaskState.SUBMITTED)
-        else:
+        elif before is None or before.reason != status.reason:
             self._warn_unrunnable(job, status)
         return before is None or (before.state, before.reason) != (status.state, status.reason)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +20,55 @@ def job_spec(
     dialect: Dialect, description: TaskDescription, options: Options, name: str, script: str, sandbox: str
 ) -> Any:
     """Make the PSI/J job; what its resource specification has no word for goes along as native options."""
+    # PSI/J checks every argument of its constructors, which takes longer than all else that a job needs of it.
+    spec = copy.copy(
+        _like(
+            description.ranks,
+            description.cores_per_rank,
+            description.gpus_per_rank,
+            description.mem_per_rank,
+            description.exclusive,
+            description.walltime,
+            description.queue,
+            description.account,
+            description.reservation,
+        )
+    )
+    spec.name, spec.directory, spec.arguments = name, Path(sandbox), [script]
+    spec.attributes = copy.copy(spec.attributes)
+    spec.attributes.custom_attributes = {f"{dialect.namespace}.{key}": value for key, value in options.items()}
+    return spec
+
+
+@lru_cache(maxsize=256)
+def _like(
+    ranks: int,
+    cores: int,
+    gpus: int,
+    memory: int | None,
+    exclusive: bool,
+    walltime: float | None,
+    queue: str | None,
+    account: str | None,
+    reservation: str | None,
+) -> Any:
+    """Make what the jobs of many tasks have in common."""
     from psij import JobAttributes, JobSpec, ResourceSpecV1
 
-    ranks, memory = description.ranks, description.mem_per_rank
-    limit = timedelta(minutes=10) if description.walltime is None else timedelta(seconds=description.walltime)
     return JobSpec(
         executable="/bin/sh",
-        arguments=[script],
-        directory=Path(sandbox),
-        name=name,
         resources=ResourceSpecV1(
             process_count=ranks,
-            cpu_cores_per_process=description.cores_per_rank,
-            gpu_cores_per_process=description.gpus_per_rank or None,
-            exclusive_node_use=description.exclusive,
+            cpu_cores_per_process=cores,
+            gpu_cores_per_process=gpus or None,
+            exclusive_node_use=exclusive,
             memory=None if memory is None else ranks * memory,
         ),
         attributes=JobAttributes(
-            duration=limit,
-            queue_name=description.queue,
-            account=description.account,
-            reservation_id=description.reservation,
-            custom_attributes={f"{dialect.namespace}.{key}": value for key, value in options.items()},
+            duration=timedelta(minutes=10) if walltime is None else timedelta(seconds=walltime),
+            queue_name=queue,
+            account=account,
+            reservation_id=reservation,
         ),
     )
 

@@ -13,7 +13,7 @@ from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.errors import SessionError
 from asyncflow_hpc.task import command_of
 
-from ..away import leave_call, runner_argv
+from ..away import PickledCall, runner_argv
 from ..call_files import CALL
 from ..local.ranks import GPU_VARIABLES
 from ..pickling import FunctionPickles
@@ -83,7 +83,7 @@ class Placing:
 
     def _leave_call(self, job: PilotJob) -> None:
         if job.attempt == job.first:
-            leave_call(job.task, job.sandbox, self._pickles)
+            PickledCall.of(job.task, self._pickles).leave(job.sandbox)
             return
         # As it was when the task was submitted: the script's own objects may have changed.
         first = sandbox_of(job.session, job.uid, job.first)
