@@ -7,6 +7,7 @@ import itertools
 import os
 import statistics
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from asyncflow_hpc.testing.waiting import until
@@ -53,7 +54,7 @@ async def pilot(n: int, chain: int, rounds: int, waiting: int) -> Sample:
             works = {"ours": ours(n), "plain": plain.run(n), "our_chain": our_chain(), "plain_chain": plain_chain()}
             for name in list(works)[:: 1 if turn % 2 == 0 else -1]:
                 begin = time.perf_counter()
-                async with blocked:
+                async with blocked if name.startswith("our") else nullcontext():
                     await works[name]
                 seconds[name].append(time.perf_counter() - begin)
         cancelled = await cancelled_seconds(flow, pool, waiting)
@@ -67,6 +68,7 @@ async def pilot(n: int, chain: int, rounds: int, waiting: int) -> Sample:
             "plain_chain_ms": median["plain_chain"] / chain * 1e3,
             "over_ms": (median["our_chain"] - median["plain_chain"]) / chain * 1e3,
             "blocked_ms": blocked.longest * 1e3,
+            "held_ms": blocked.held * 1e3,
             "cancelled_seconds": cancelled,
         }
 
@@ -122,9 +124,10 @@ class Blocked:
 
     Attributes:
         longest: in seconds.
+        held: the longest without the time in which its thread could have run, and others had the CPUs.
     """
 
-    longest = 0.0
+    longest = held = 0.0
 
     async def __aenter__(self) -> None:
         self._watch = asyncio.create_task(self._look())
@@ -134,6 +137,20 @@ class Blocked:
 
     async def _look(self) -> None:
         while True:
-            before = time.perf_counter()
+            before, waited = time.perf_counter(), waited_for_cpu()
             await asyncio.sleep(TICK)
-            self.longest = max(self.longest, time.perf_counter() - before - TICK)
+            late = time.perf_counter() - before - TICK
+            self.longest = max(self.longest, late)
+            self.held = max(self.held, late - (waited_for_cpu() - waited))
+
+
+def waited_for_cpu() -> float:
+    """Seconds for which this thread was ready to run and had no CPU; 0 where the kernel does not say it.
+
+    Source: Documentation/scheduler/sched-stats.rst of Linux, /proc/<pid>/schedstat.
+    """
+    try:
+        with open("/proc/thread-self/schedstat", encoding="ascii") as stream:
+            return int(stream.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0

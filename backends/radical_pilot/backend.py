@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import sys
 import threading
-import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,8 +45,8 @@ __all__ = ["RadicalExecutionBackend"]
 
 log = logging.getLogger(__name__)
 
-# Seconds for which the loop may be held up at a time while tasks are placed, and that the last ends may take.
-_SLICE, _ENDING = 0.005, 40.0
+# Seconds that the last ends may take.
+_ENDING = 40.0
 
 # Attempts of a task that was running when its pilots ended.
 _MOST_ATTEMPTS = 10
@@ -116,13 +114,10 @@ class RadicalExecutionBackend(SandboxBackend):
         )
         self.patience = patience if patience is not None else (0.0 if self.pool.settings.kind == "local" else 10.0)
         self.python = python or (profile.environment.python if profile is not None else None) or sys.executable
-        self._uids, self._numbers = uuid.uuid4().hex[:8], itertools.count()
         self._jobs: dict[str, PilotJob] = {}
         self._given: dict[str, PilotJob] = {}
         self._spools: dict[Path, SpoolWatcher] = {}
         self._chores: set[asyncio.Task[None]] = set()
-        self._waiting: deque[PilotJob] = deque()
-        self._placer: asyncio.Task[None] | None = None
         self._heard: deque[TaskEvent] = deque()
         self._hearing = threading.Lock()
 
@@ -186,7 +181,7 @@ class RadicalExecutionBackend(SandboxBackend):
         if remote(job.plan):
             self._fetching.begin(job, Path(job.session))
         else:
-            self._place(job)
+            self._placing.add(job)
 
     def job_of(self, task: Task) -> PilotJob:
         """Make the attempt of a task, without giving it to a pilot."""
@@ -209,31 +204,21 @@ class RadicalExecutionBackend(SandboxBackend):
 
     def _fetched(self, job: PilotJob, failure: Exception | None) -> None:
         if failure is None:
-            self._place(job)
+            self._placing.add(job)
             return
         job.task["exception"] = str(failure)
         self.ended(job, TaskState.FAILED, FailureCause.STAGING)
 
-    def _place(self, job: PilotJob) -> None:
-        self._waiting.append(job)
-        if self._placer is None or self._placer.done():
-            self._placer = self._loop.create_task(self._place_waiting())
+    def holds(self, job: PilotJob) -> bool:
+        """Tell whether a task has not ended."""
+        return self._jobs.get(job.uid) is job
 
-    async def _place_waiting(self) -> None:
-        while self._waiting:
-            placed: list[tuple[PilotJob, dict[str, Any]]] = []
-            until = self._loop.time() + _SLICE
-            while self._waiting and (not placed or self._loop.time() < until):
-                job = self._waiting.popleft()
-                job.rp_uid = f"{self._uids}.{next(self._numbers):06}"
-                try:
-                    placed.append((job, self._placing.place(job)))
-                except Exception as error:
-                    self._refused(job, error)
-            self._give(placed)
-            await asyncio.sleep(0)
+    def give(self, placed: Sequence[tuple[PilotJob, dict[str, Any]]]) -> None:
+        """Give tasks to the pilots.
 
-    def _give(self, placed: Sequence[tuple[PilotJob, dict[str, Any]]]) -> None:
+        Args:
+            placed: those whose files are there, with what RADICAL-Pilot is told of them.
+        """
         for job, _ in placed:
             job.phase = Phase.GIVEN
             job.task["sandbox"] = job.sandbox
@@ -245,9 +230,10 @@ class RadicalExecutionBackend(SandboxBackend):
                 self._not_submitted(job, str(error))
 
     def _not_submitted(self, job: PilotJob, text: str) -> None:
-        self._refused(job, SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {text}"))
+        self.refused(job, SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {text}"))
 
-    def _refused(self, job: PilotJob, error: Exception) -> None:
+    def refused(self, job: PilotJob, error: Exception) -> None:
+        """Fail a task that no pilot was given."""
         job.task["exception"] = error
         self.ended(job, TaskState.FAILED, FailureCause.SUBMIT if isinstance(error, SubmitError) else None)
 
@@ -315,7 +301,7 @@ class RadicalExecutionBackend(SandboxBackend):
         if job.phase is Phase.RUNNING:
             self.report(job.task, TaskState.SUBMITTED)
         job.phase = Phase.WAITING
-        self._place(job)
+        self._placing.add(job)
         return True
 
     def _forget(self, job: PilotJob) -> None:
@@ -347,8 +333,7 @@ class RadicalExecutionBackend(SandboxBackend):
             return False
         self._fetching.stop(uid)
         if job.phase is Phase.WAITING:
-            with suppress(ValueError):
-                self._waiting.remove(job)
+            self._placing.remove(job)
             self.ended(job, TaskState.CANCELED, FailureCause.CANCELLED)
         else:
             self._ending.end(job, FailureCause.CANCELLED)
@@ -366,6 +351,7 @@ class RadicalExecutionBackend(SandboxBackend):
                 await asyncio.wait_for(self._all_ended.wait(), _ENDING)
             if self._jobs:
                 log.warning("tasks that did not end in time: %s", ", ".join(self._jobs))
+            await self._placing.close()
             await self._services.close()
             for chore in self._chores:
                 chore.cancel()

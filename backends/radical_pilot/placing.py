@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import shlex
 import shutil
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,28 +54,85 @@ _SRUN = (
 )
 
 
+# Seconds for which the loop may be held up at a time while calls are pickled.
+_SLICE = 0.005
+
+# Tasks whose files are left before RADICAL-Pilot is told of them.
+_TOGETHER = 32
+
+
 class Placing:
-    """Places the tasks of one backend."""
+    """Places the tasks of one backend, in the order in which they come."""
 
     def __init__(self, backend: RadicalExecutionBackend) -> None:
         self._backend = backend
         self._pickles = FunctionPickles()
+        self._uids, self._numbers = uuid.uuid4().hex[:8], itertools.count()
+        self._waiting: deque[PilotJob] = deque()
+        self._placer: asyncio.Task[None] | None = None
 
-    def place(self, job: PilotJob) -> dict[str, Any]:
-        """Leave the files of a task in a new sandbox.
+    def add(self, job: PilotJob) -> None:
+        """Let a task wait until it is placed."""
+        self._waiting.append(job)
+        if self._placer is None or self._placer.done():
+            self._placer = asyncio.get_running_loop().create_task(self._place_waiting())
 
-        Returns:
-            What RADICAL-Pilot is told.
+    def remove(self, job: PilotJob) -> None:
+        """Take out a task, if it still waits."""
+        with suppress(ValueError):
+            self._waiting.remove(job)
 
-        Raises:
-            AsyncFlowError: its files cannot be written, or its call cannot be pickled.
-        """
+    async def close(self) -> None:
+        """Wait until nothing is being placed any more."""
+        if self._placer is not None:
+            await asyncio.gather(self._placer, return_exceptions=True)
+
+    async def _place_waiting(self) -> None:
+        backend, loop = self._backend, asyncio.get_running_loop()
+        while self._waiting:
+            calls = self._pickled(loop.time() + _SLICE)
+            # In a thread, as a file system may be slow.
+            outcomes = await loop.run_in_executor(backend.threads, self._place_all, calls)
+            placed = []
+            for (job, _), outcome in zip(calls, outcomes, strict=True):
+                # One that was cancelled meanwhile is gone.
+                if not backend.holds(job):
+                    continue
+                if isinstance(outcome, Exception):
+                    backend.refused(job, outcome)
+                else:
+                    placed.append((job, outcome))
+            backend.give(placed)
+
+    def _pickled(self, until: float) -> list[tuple[PilotJob, PickledCall | None]]:
+        """Take some that wait, with their calls: None for a command, and where the first attempt has left it."""
+        loop, calls = asyncio.get_running_loop(), list[tuple[PilotJob, "PickledCall | None"]]()
+        while self._waiting and len(calls) < _TOGETHER and (not calls or loop.time() < until):
+            job = self._waiting.popleft()
+            job.rp_uid = f"{self._uids}.{next(self._numbers):06}"
+            first = job.task.get("function") is not None and job.attempt == job.first
+            try:
+                calls.append((job, PickledCall.of(job.task, self._pickles) if first else None))
+            except Exception as error:
+                self._backend.refused(job, error)
+        return calls
+
+    def _place_all(self, calls: Sequence[tuple[PilotJob, PickledCall | None]]) -> list[dict[str, Any] | Exception]:
+        outcomes: list[dict[str, Any] | Exception] = []
+        for job, call in calls:
+            try:
+                outcomes.append(self._place(job, call))
+            except Exception as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _place(self, job: PilotJob, call: PickledCall | None) -> dict[str, Any]:
         pool, cwd = self._backend.pool, job.description.cwd
         if cwd is not None and pool.settings.kind == "local" and not os.path.isdir(cwd):
             raise SessionError(f"directory {cwd} of {job.uid} is not there")
         make_sandbox(job.sandbox)
         if job.task.get("function") is not None:
-            self._leave_call(job)
+            _leave_call(job, call)
         try:
             write_script(self.script(job))
             starter = pool.starter(clean_environment())
@@ -80,15 +143,6 @@ class Placing:
             argv = ["/bin/sh", "-c", _HOLD, job.sandbox, *argv]
         native = native_options(job.description, job.task.get("task_backend_specific_kwargs") or {})
         return rp_task(job.rp_uid, job.task["name"], argv, job.shape, pool.settings.room, native)
-
-    def _leave_call(self, job: PilotJob) -> None:
-        if job.attempt == job.first:
-            PickledCall.of(job.task, self._pickles).leave(job.sandbox)
-            return
-        # As it was when the task was submitted: the script's own objects may have changed.
-        first = sandbox_of(job.session, job.uid, job.first)
-        os.mkdir(f"{job.sandbox}/{BOOKKEEPING}", 0o700)
-        shutil.copy2(f"{first}/{BOOKKEEPING}/{CALL}", f"{job.sandbox}/{BOOKKEEPING}/{CALL}")
 
     def script(self, job: PilotJob) -> RunScript:
         """Return the run script of a task."""
@@ -134,3 +188,13 @@ class Placing:
             return [*line[:at], "/bin/sh", "-c", _SRUN, "srun", *words[1:], *line[at + 1 :]]
         gpus = str(description.gpus_per_rank)
         return [self._backend.python, "-I", "-S", RANKS, str(description.ranks), gpus, *argv]
+
+
+def _leave_call(job: PilotJob, call: PickledCall | None) -> None:
+    if call is not None:
+        call.leave(job.sandbox)
+        return
+    # As it was when the task was submitted: the script's own objects may have changed.
+    first = sandbox_of(job.session, job.uid, job.first)
+    os.mkdir(f"{job.sandbox}/{BOOKKEEPING}", 0o700)
+    shutil.copy2(f"{first}/{BOOKKEEPING}/{CALL}", f"{job.sandbox}/{BOOKKEEPING}/{CALL}")
