@@ -296,7 +296,7 @@ async def test_never_more_at_once_than_cores(scene: Scene) -> None:
     for line in log.read_text().splitlines():
         running += 1 if line == "+" else -1
         most = max(most, running)
-    assert most == 2 and running == 0
+    assert 0 < most <= scene.cores and running == 0
 
 
 async def test_reports_and_the_worker_that_ran_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
