@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -123,10 +125,56 @@ def run_blocking(
         ) as process,
     ):
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = _heard(process, time.monotonic() + timeout)
         except subprocess.TimeoutExpired:
             raise CommandTimeoutError(argv[0], timeout) from None
         finally:
             if process.returncode is None:
                 _kill(process.pid)
     return process.returncode, out, err
+
+
+def _heard(process: subprocess.Popen[bytes], until: float) -> tuple[bytes, bytes]:
+    """Read what a process says until it has ended.
+
+    `communicate` with a time limit sleeps for a millisecond where a process ends just after its output.
+    """
+    assert process.stdout is not None and process.stderr is not None
+    out, err = bytearray(), bytearray()
+    reading = {process.stdout.fileno(): out, process.stderr.fileno(): err}
+    waiting = select.poll()
+    for descriptor in reading:
+        waiting.register(descriptor, select.POLLIN)
+    while reading:
+        for descriptor, _ in _ready(waiting, process, until):
+            data = os.read(descriptor, 65536)
+            reading[descriptor] += data
+            if not data:
+                waiting.unregister(descriptor)
+                del reading[descriptor]
+    _wait(process, until)
+    return bytes(out), bytes(err)
+
+
+def _wait(process: subprocess.Popen[bytes], until: float) -> None:
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        # No Linux, or one before 5.3.
+        process.wait(max(until - time.monotonic(), 0))
+        return
+    try:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        _ready(waiting, process, until)
+    finally:
+        os.close(descriptor)
+    process.wait()
+
+
+def _ready(waiting: select.poll, process: subprocess.Popen[bytes], until: float) -> list[tuple[int, int]]:
+    left = until - time.monotonic()
+    ready = waiting.poll(left * 1000) if left > 0 else []
+    if not ready:
+        raise subprocess.TimeoutExpired(process.args, left)
+    return ready

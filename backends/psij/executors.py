@@ -6,6 +6,7 @@ scheduler. Here it submits; the completion record and our own watcher say what b
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -57,6 +58,11 @@ class _Submitter(BatchSchedulerExecutor):
     timeout: float
     now: _Submission
     gate: threading.Semaphore
+
+    def _ensure_work_dir(self) -> None:
+        # PSI/J tries to make it for each job.
+        if not os.path.isdir(self.work_directory):
+            super()._ensure_work_dir()
 
     def _start_queue_poll_thread(self) -> Any:
         return _NoPolling()
