@@ -43,10 +43,10 @@ async def submission(n: int) -> Sample:
         async def command() -> str:
             return "/bin/true"
 
-        later = flow.executable_task(command)
-        await later()
+        await flow.executable_task(command)()
+        later = flow.executable_task(command, task_description={"slurm": {"begin": "now+1hour"}})
         meter = Meter()
-        futures = [later(task_description={"slurm": {"begin": "now+1hour"}}) for _ in range(n)]
+        futures = [later() for _ in range(n)]
         for future in futures:
             # Not all of them each time, which would be most of what is measured.
             while not future.task.get("native_id"):  # noqa: ASYNC110

@@ -61,8 +61,13 @@ class QueueWatcher:
     def expect_change(self) -> None:
         """Ask again soon."""
         self._interval = self._shortest
-        self._due = min(self._due, asyncio.get_running_loop().time() + self._interval)
-        self._sooner.set()
+        self._be_due(asyncio.get_running_loop().time() + self._interval)
+
+    def _be_due(self, time: float) -> None:
+        # Told for each job of many, the watcher need not wake up each time.
+        if time < self._due:
+            self._due = time
+            self._sooner.set()
 
     async def report(self) -> Report | None:
         """Wait for an answer to a question that was asked after this call, and that all who wait have in common.
@@ -74,8 +79,7 @@ class QueueWatcher:
             return None
         answer: asyncio.Future[Report | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
-        self._due = min(self._due, self._asked + self._shortest)
-        self._sooner.set()
+        self._be_due(self._asked + self._shortest)
         return await answer
 
     async def close(self) -> None:
