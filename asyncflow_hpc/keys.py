@@ -14,7 +14,6 @@ import stat
 import threading
 import types
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 from .data import InputFile, OutputFile
 from .futures import TaskFuture
 
-__all__ = ["ATOMS", "KeyOf", "Unkeyable", "content", "digest", "fingerprint", "joined", "keyed"]
+__all__ = ["ATOMS", "Begun", "KeyOf", "Unkeyable", "content", "digest", "fingerprint", "joined", "keyed"]
 
 ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
 """Types of values that hold no others and never change."""
@@ -52,6 +51,21 @@ def keyed(prefix: str, data: bytes) -> str:
     return _hash(prefix.encode() + data)
 
 
+class Begun:
+    """Makes many digests that begin alike: `Begun(prefix).keyed(data)` is `keyed(prefix, data)`, in half the time."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, prefix: str) -> None:
+        self._hash = blake2b(prefix.encode(), digest_size=_SIZE)
+
+    def keyed(self, data: bytes) -> str:
+        """Make one digest of the beginning and of the content of a value."""
+        copy = self._hash.copy()
+        copy.update(data)
+        return copy.hexdigest()
+
+
 def content(value: Any, key_of: KeyOf = lambda future: future.uid, seen: Seen | None = None) -> bytes:
     """Return bytes that say what a value is.
 
@@ -62,10 +76,12 @@ def content(value: Any, key_of: KeyOf = lambda future: future.uid, seen: Seen | 
     Raises:
         Unkeyable: it cannot be pickled, say.
     """
-    if type(value) is tuple and all([type(item) in ATOMS for item in value]):
+    if type(value) is tuple and ATOMS.issuperset(map(type, value)):
         # Of most calls; nothing else starts as these do. Very long numbers have no text.
-        with suppress(ValueError):
+        try:
             return repr(value).encode()
+        except ValueError:
+            pass
     stream = io.BytesIO()
     pickler = _Pickler(stream, key_of, Seen() if seen is None else seen)
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .code_keys import CodeKeys
 from .components import FUNCTION
-from .keys import Unkeyable, content, digest, fingerprint, joined, keyed
+from .keys import Begun, Unkeyable, content, digest, fingerprint, joined, keyed
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -34,6 +34,7 @@ class _Call(NamedTuple):
     prefix: str
     code: str
     parts: tuple[str, ...]
+    begun: Begun
 
 
 class Recognition:
@@ -67,8 +68,9 @@ class Recognition:
             return call.prefix
         args, kwargs, context = task["args"], task["kwargs"], task.get("context")
         data = b"with names " + content((args, kwargs), _key_of) if kwargs else content(args, _key_of)
-        prefix = call.prefix if context is None else joined((call.prefix, *_variables(context)))
-        return keyed(prefix, data)
+        if context is None:
+            return call.begun.keyed(data)
+        return keyed(joined((call.prefix, *_variables(context))), data)
 
     def _call_of(self, future: TaskFuture) -> _Call:
         spec, task, found = future._spec, future.description, future._found
@@ -85,25 +87,27 @@ class Recognition:
             dependencies = joined(_key_of(other) for other in found.futures)
         parts = (code, description, files, dependencies)
         kind = (spec.kind, spec.name, str(spec.is_service), str(task["capture_stdio"]))
-        call = _Call(joined((*kind, *parts)), code, tuple([part[:_BRIEF] for part in parts]))
+        prefix = joined((*kind, *parts))
+        call = _Call(prefix, code, tuple([part[:_BRIEF] for part in parts]), Begun(prefix))
         if usual and found is None:
             self._plain[spec] = call
         return call
 
-    def _numbered(self, base: str) -> str:
-        # Tasks that are alike in all are told apart by their order.
-        number = self._occurrences[base] = self._occurrences.get(base, 0) + 1
-        return base if number == 1 else joined((base, str(number)))
-
     def identify(self, future: TaskFuture) -> str:
         """Give a task whose command is known its key; "" where it cannot be recognized."""
-        task, spec = future.task, future._spec
+        task = future.task
         if "key" not in task:
             self.look_at(future)
-        base = task["key"]
-        if base and spec.kind != FUNCTION:
-            base = keyed(base, content((task.get("command") or task.get("prompt"),)))
-        key = task["key"] = self._numbered(base) if base else ""
+        key = task["key"]
+        if not key:
+            return ""
+        if future._spec.kind != FUNCTION:
+            key = keyed(key, content((task.get("command") or task.get("prompt"),)))
+        # Tasks that are alike in all are told apart by their order.
+        number = self._occurrences[key] = self._occurrences.get(key, 0) + 1
+        if number > 1:
+            key = joined((key, str(number)))
+        task["key"] = key
         return key
 
 
