@@ -17,8 +17,11 @@ BACKENDS = (
     "pbs_classic",
     "pbs",
     "radical_pilot",
+    "slurm-accounted",
     "slurm",
 )
+
+_CLUSTERS = {"slurm": "the Slurm", "slurm-accounted": "the Slurm with accounting"}
 
 _BACKEND = re.compile(rf"[\[-]({'|'.join(BACKENDS)})[\]-]")
 
@@ -28,11 +31,11 @@ def shared_by(nodeid: str) -> str:
     path = nodeid.partition("::")[0]
     found = _BACKEND.search(nodeid.partition("::")[2])
     if "/faults/" in f"/{path}" and "slurm" in path:
-        return "the Slurm with accounting" if "[with accounting" in nodeid else "the Slurm"
+        return _CLUSTERS["slurm-accounted" if "[with accounting" in nodeid else "slurm"]
     if found is None:
         return path
     if "/contract/" in f"/{path}":
-        return "the Slurm" if found[1] == "slurm" else f"contract of {found[1]}"
+        return _CLUSTERS.get(found[1], f"contract of {found[1]}")
     return f"{path} on {found[1]}" if "/faults/" in f"/{path}" else path
 
 

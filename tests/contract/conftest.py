@@ -8,6 +8,8 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from asyncflow_hpc import LocalExecutionBackend, NoopExecutionBackend
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
 from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBackend
@@ -43,10 +45,19 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
         backends["radical_pilot"] = BackendUnderTest(
             lambda: RadicalExecutionBackend(pool=PILOTS), PILOT_SKIPS, lag=5.0, **room
         )
-    # Set by scripts/test, which starts a cluster.
-    if os.environ.get("ASYNCFLOW_TEST_SLURM"):
-        backends["slurm"] = BackendUnderTest(_slurm, SLURM_SKIPS, walltime=5.0, patience=1.0, lag=10.0)
+    # Set by scripts/test, which starts the clusters.
+    for name, variable in (("slurm", "ASYNCFLOW_TEST_SLURM"), ("slurm-accounted", "ASYNCFLOW_TEST_SLURM_ACCOUNTING")):
+        if cluster := os.environ.get(variable):
+            make = functools.partial(_slurm, cluster)
+            backends[name] = BackendUnderTest(make, SLURM_SKIPS, walltime=5.0, patience=1.0, lag=10.0)
     return backends
+
+
+@pytest.fixture(autouse=True)
+def same_cluster_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests of other tiers have the cluster that they expect."""
+    if "SLURM_CONF" in os.environ:
+        monkeypatch.setenv("SLURM_CONF", os.environ["SLURM_CONF"])
 
 
 def pytest_unconfigure() -> None:
@@ -91,7 +102,8 @@ def _emulated(kind: str) -> PsijExecutionBackend:
     return PsijExecutionBackend(kind, poll_interval=1.0, submit_rate=200.0, grace=10.0, patience=2)
 
 
-def _slurm() -> PsijExecutionBackend:
+def _slurm(cluster: str) -> PsijExecutionBackend:
+    os.environ["SLURM_CONF"] = f"{cluster}/etc/slurm.conf"
     # The cluster gives 16 MB where nothing is asked for.
     defaults = {"mem_per_rank": "150MB"}
     return PsijExecutionBackend(defaults=defaults, poll_interval=2.0, submit_rate=200.0, grace=20.0, patience=2)
