@@ -7,9 +7,9 @@ import os
 import select
 import signal
 import subprocess
-import time
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 __all__ = ["Answer", "CommandTimeoutError", "clean_environment", "run_blocking", "run_command"]
@@ -113,68 +113,56 @@ def run_blocking(
         stdin: file for it to read; none where None.
     """
     with (
+        _memory() as out,
+        _memory() as err,
         nullcontext(subprocess.DEVNULL) if stdin is None else open(stdin, "rb") as stream,
         subprocess.Popen(
-            argv,
-            stdin=stream,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(),
-            cwd=directory,
-            start_new_session=True,
+            argv, stdin=stream, stdout=out, stderr=err, env=_environment(), cwd=directory, start_new_session=True
         ) as process,
     ):
         try:
-            out, err = _heard(process, time.monotonic() + timeout)
+            _wait(process, timeout)
         except subprocess.TimeoutExpired:
             raise CommandTimeoutError(argv[0], timeout) from None
         finally:
             if process.returncode is None:
                 _kill(process.pid)
-    return process.returncode, out, err
+        return process.returncode, _content(out), _content(err)
 
 
-def _heard(process: subprocess.Popen[bytes], until: float) -> tuple[bytes, bytes]:
-    """Read what a process says until it has ended.
-
-    `communicate` with a time limit sleeps for a millisecond where a process ends just after its output.
-    """
-    assert process.stdout is not None and process.stderr is not None
-    out, err = bytearray(), bytearray()
-    reading = {process.stdout.fileno(): out, process.stderr.fileno(): err}
-    waiting = select.poll()
-    for descriptor in reading:
-        waiting.register(descriptor, select.POLLIN)
-    while reading:
-        for descriptor, _ in _ready(waiting, process, until):
-            data = os.read(descriptor, 65536)
-            reading[descriptor] += data
-            if not data:
-                waiting.unregister(descriptor)
-                del reading[descriptor]
-    _wait(process, until)
-    return bytes(out), bytes(err)
+@contextmanager
+def _memory() -> Iterator[int]:
+    """Give a file in memory for what a command says: unlike a pipe, it wakes nobody up before the command has ended."""
+    try:
+        descriptor = os.memfd_create("output")
+    except (AttributeError, OSError):
+        # No Linux.
+        with tempfile.TemporaryFile() as file:
+            yield file.fileno()
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _wait(process: subprocess.Popen[bytes], until: float) -> None:
+def _content(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float) -> None:
+    """Wait for the end of a process; `wait` with a time limit looks for it now and then, and sleeps in between."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except (AttributeError, OSError):
         # No Linux, or one before 5.3.
-        process.wait(max(until - time.monotonic(), 0))
+        process.wait(timeout)
         return
     try:
         waiting = select.poll()
         waiting.register(descriptor, select.POLLIN)
-        _ready(waiting, process, until)
+        if not waiting.poll(timeout * 1000):
+            raise subprocess.TimeoutExpired(process.args, timeout)
     finally:
         os.close(descriptor)
     process.wait()
-
-
-def _ready(waiting: select.poll, process: subprocess.Popen[bytes], until: float) -> list[tuple[int, int]]:
-    left = until - time.monotonic()
-    ready = waiting.poll(left * 1000) if left > 0 else []
-    if not ready:
-        raise subprocess.TimeoutExpired(process.args, left)
-    return ready
