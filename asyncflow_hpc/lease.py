@@ -1,7 +1,8 @@
 """Who drives a session: a lock file that names host and pid, and that also works on network file systems.
 
 On one host the kernel knows best: a lock on the journal itself ends with its process. Between hosts the lock file
-counts, which its holder renews; one that is not renewed for `LEASE` seconds may be taken over.
+counts, which its holder renews; one that is not renewed for `LEASE` seconds may be taken over. How long that is, the
+clock of the file system says, or a driver has waited for so long itself: the clocks of hosts may differ, or be set.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import fcntl
 import logging
 import os
 import socket
+import tempfile
+import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -26,8 +30,14 @@ log = logging.getLogger(__name__)
 LEASE = 60
 """Seconds for which a driver holds its session without renewing."""
 
-# Seconds more, until another host believes that a lease is over: clocks differ.
+# Seconds more, until another host believes that a lease is over: a network file system shows a renewal late.
 _SLOP = 15
+
+# Seconds between two looks at the lease of another host.
+_LOOK = 1.0
+
+# flufl.lock breaks locks by the clock of this host, unless it has no time to.
+_AT_ONCE = timedelta(seconds=-LEASE)
 
 # No part of a path of a session, of a host's name, or of a number.
 _SEPARATOR = "#of#"
@@ -62,13 +72,12 @@ class Lease:
 
     Args:
         journal: path of the session's journal, which is made where it is missing.
-        patience: seconds to wait for a lease of another host to end.
 
     Raises:
         SessionError: another driver has the session.
     """
 
-    def __init__(self, journal: Path, patience: int = LEASE + _SLOP) -> None:
+    def __init__(self, journal: Path) -> None:
         self._path = journal.with_name("journal.lock")
         try:
             self._guard = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -77,8 +86,7 @@ class Lease:
         _guards.add(self._guard)
         try:
             self._lock = _Lock(os.fspath(self._path), lifetime=LEASE, separator=_SEPARATOR)
-            known = self._hold_on_this_host()
-            self._hold(known, patience)
+            self._hold(self._hold_on_this_host())
         except OSError as error:
             self._close_guard()
             raise _unusable(self._path, error) from error
@@ -102,7 +110,7 @@ class Lease:
             return False
         return True
 
-    def _hold(self, known: bool, patience: int) -> None:
+    def _hold(self, known: bool) -> None:
         host, pid = self._holder()
         if host == this_host():
             if not known and psutil.pid_exists(pid):
@@ -117,10 +125,45 @@ class Lease:
             self._break()
         elif host:
             log.warning("waiting for the lease of %s, which had %s, to end", self._whose(), self._path.parent)
+            self._wait_for_end()
         try:
-            self._lock.lock(timeout=patience)
+            self._lock.lock(timeout=_AT_ONCE)
         except TimeOutError:
             raise self._held() from None
+        self._renew()
+
+    def _wait_for_end(self) -> None:
+        """Wait until the driver on another host has let go, or can have died.
+
+        Raises:
+            SessionError: it lives.
+        """
+        begun, before = time.monotonic(), self._renewed()
+        while before is not None:
+            time.sleep(_LOOK)
+            renewed = self._renewed()
+            if renewed is None:
+                return
+            if renewed != before:
+                raise self._held()
+            # Its time may be any, if a clock was set: then it is enough that nobody has renewed it meanwhile.
+            if self._now() - renewed > LEASE + _SLOP or time.monotonic() - begun > LEASE + _SLOP:
+                self._break()
+                return
+
+    def _renew(self) -> None:
+        # By the clock of the file system, which is the same for all hosts.
+        os.utime(self._path)
+
+    def _renewed(self) -> float | None:
+        try:
+            return os.stat(self._path).st_mtime
+        except FileNotFoundError:
+            return None
+
+    def _now(self) -> float:
+        with tempfile.TemporaryFile(dir=self._path.parent) as probe:
+            return os.fstat(probe.fileno()).st_mtime
 
     def _refuse_copy(self) -> None:
         """Refuse the copy of a session that is being driven: the processes and jobs of both are the same."""
@@ -164,17 +207,19 @@ class Lease:
     def _held(self) -> SessionError:
         return SessionError(
             f"session {self._path.parent} is driven by {self._whose()}; end that first. If it cannot run any more, it"
-            f" lets go by itself within {LEASE + _SLOP} s; where clocks differ, remove {self._path} when it has ended"
+            f" lets go by itself within {LEASE + _SLOP} s; else remove {self._path} when it has ended"
         )
 
     def still_ours(self) -> bool:
         """Renew the lease; False if another driver has taken it over."""
         try:
-            return self._lock.is_locked
+            if not self._lock.is_locked:
+                return False
+            self._renew()
         except OSError as error:
             # Nobody can say; who takes over needs this file system too.
             log.warning("the lease of %s cannot be renewed now: %s", self._path.parent, error)
-            return True
+        return True
 
     def close(self) -> None:
         """Let go of the session."""

@@ -87,7 +87,7 @@ class Lsf:
             problems.append("it does not list all the jobs that it counts")
         return Report(tuple(jobs), tuple(dict.fromkeys(problems)), complete and len(jobs) == len(records))
 
-    def accounting_command(self, ids: Sequence[str], since: float | None = None) -> list[str]:
+    def accounting_command(self, ids: Sequence[str]) -> list[str]:
         """Return the command that asks the event log for jobs.
 
         Raises:

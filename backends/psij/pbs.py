@@ -62,7 +62,7 @@ class Pbs:
         """Understand what `qstat -f` has printed."""
         return with_unknown(pbs_text.report(output, errors, _status), self.meaning)
 
-    def accounting_command(self, ids: Sequence[str], since: float | None = None) -> list[str]:
+    def accounting_command(self, ids: Sequence[str]) -> list[str]:
         """Return the command that asks the job history for jobs.
 
         Raises:

@@ -30,7 +30,7 @@ class PbsClassic(Pbs):
         """Understand what `qstat -f` has printed."""
         return with_unknown(pbs_text.report(output, errors, _status), self.meaning)
 
-    def accounting_command(self, ids: Sequence[str], since: float | None = None) -> list[str]:
+    def accounting_command(self, ids: Sequence[str]) -> list[str]:
         """Return no command: there are no records that a user could ask."""
         return []
 

@@ -184,12 +184,11 @@ class Scheduler(Protocol):
     def parse_queue(self, output: bytes, errors: bytes = b"") -> Report:
         """Understand what the queue command has printed on its standard output and, if known, on the other one."""
 
-    def accounting_command(self, ids: Sequence[str], since: float | None = None) -> list[str]:
+    def accounting_command(self, ids: Sequence[str]) -> list[str]:
         """Return the one command that asks the accounting records.
 
         Args:
             ids: of jobs to ask for; not all need be there in the answer, nor need the answer be of them alone.
-            since: when the first of them was submitted, in seconds since the epoch.
 
         Returns:
             The command; an empty list where this kind of scheduler keeps no records.

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from time import localtime, strftime
 
 from asyncflow_hpc.states import FailureCause, TaskState
 
@@ -101,7 +100,7 @@ class Slurm:
         """
         return _report(output, errors, _ROW, len(_QUEUE_FIELDS), _queued)
 
-    def accounting_command(self, ids: Sequence[str], since: float | None = None) -> list[str]:
+    def accounting_command(self, ids: Sequence[str]) -> list[str]:
         """Return the command that asks the accounting records for jobs.
 
         It names the jobs: asked for all jobs of a time, sacct tells the end of an earlier run, such as NODE_FAIL, of
@@ -109,18 +108,16 @@ class Slurm:
 
         Args:
             ids: of the jobs, at most `LARGEST_BATCH` of them.
-            since: when the first of them was submitted, in seconds since the epoch; sites may refuse long periods.
 
         Raises:
             ValueError: there are more ids, or none.
         """
         if not 0 < len(ids) <= LARGEST_BATCH:
             raise ValueError(f"sacct is asked for 1 to {LARGEST_BATCH} jobs, not {len(ids)}")
-        # An hour earlier: clocks differ, and once a year local time has an hour twice.
-        start = [] if since is None else [strftime("--starttime=%Y-%m-%dT%H:%M:%S", localtime(since - 3600))]
+        # No period: it would be one of a driver's clock, which may be wrong. By id, all that was ever recorded counts.
         return [
             *("env", "SLURM_TIME_FORMAT=%s", "sacct", "--allocations", "--noheader", "--parsable"),
-            *(f"--delimiter={_FIELD}", f"--format={','.join(_ACCOUNTING_FIELDS)}", *start, f"--jobs={','.join(ids)}"),
+            *(f"--delimiter={_FIELD}", f"--format={','.join(_ACCOUNTING_FIELDS)}", f"--jobs={','.join(ids)}"),
         ]
 
     def parse_accounting(self, output: bytes, errors: bytes = b"") -> Report:

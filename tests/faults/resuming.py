@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Driver:
 
     backend: str
     place: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
     def run(self, where: str = "") -> subprocess.CompletedProcess[str]:
@@ -38,6 +40,7 @@ class Driver:
             capture_output=True,
             text=True,
             timeout=200,
+            env={**os.environ, **self.environment},
         )
         self.said.append(done.stderr)
         return done
@@ -86,6 +89,7 @@ async def main():
 """
 
 LOCAL = "LocalExecutionBackend(cores=2)"
+PBS = 'PsijExecutionBackend("pbs", poll_interval=1.0, submit_rate=200.0, grace=5.0, patience=2)'
 SLURM = (
     'PsijExecutionBackend(defaults={"mem_per_rank": "50MB"}, poll_interval=1.0, submit_rate=200.0, grace=5.0,'
     " patience=2, command_timeout=5.0)"
@@ -107,6 +111,7 @@ class Script:
         before: words in front of its command.
         backend: of its engine.
         options: more arguments of its engine.
+        environment: more variables of its own.
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class Script:
         before: Sequence[str] = (),
         backend: str = LOCAL,
         options: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         text = HEAD.replace("BACKEND", backend).replace("OPTIONS", options) + textwrap.indent(body, " " * 8) + FOOT
         text = text.replace("GATE", repr(gate.command("held", f"echo held | tee -a {shlex.quote(str(gate.ended))}")))
@@ -130,6 +136,7 @@ class Script:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.pid = self._process.pid
 

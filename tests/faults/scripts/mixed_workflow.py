@@ -1,6 +1,6 @@
 """A workflow of functions, commands, files and a block, whose driver can be told to die at any line of its journal.
 
-Arguments: the backend (local, local-script, slurm), the directory of the log and of the session, and where to die:
+Arguments: the backend (local, local-script, slurm, pbs), the directory of the log and of the session, and where to die:
 "NUMBER before", "NUMBER after", or nothing. Prints its results as JSON. Each task leaves lines in the log: "name start"
 and "name done".
 """
@@ -44,9 +44,11 @@ def die_at_a_line() -> None:
 
 
 def backend() -> Any:
-    if KIND == "slurm":
+    if KIND in ("slurm", "pbs"):
         defaults = {"mem_per_rank": "150MB"}
-        return PsijExecutionBackend(defaults=defaults, poll_interval=1.0, submit_rate=100.0, grace=5.0, patience=2)
+        return PsijExecutionBackend(
+            KIND, defaults=defaults, poll_interval=1.0, submit_rate=100.0, grace=5.0, patience=2
+        )
     return LocalExecutionBackend(cores=2, scripted=KIND == "local-script")
 
 
