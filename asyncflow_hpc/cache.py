@@ -24,7 +24,7 @@ import msgspec
 
 from .data import BOOKKEEPING
 from .errors import ConfigurationError
-from .keys import digest, fingerprint, keyed
+from .keys import PASSING, digest, fingerprint, keyed
 from .session import attempt_name
 from .units import parse_memory, parse_walltime
 
@@ -156,13 +156,13 @@ class Cache:
             return None
         except (_Odd, OSError) as error:
             log.info("%s '%s' is run: its cached result cannot be used: %s", task["uid"], task["name"], error)
-            with suppress(OSError):
-                path.unlink()
+            if getattr(error, "errno", None) not in PASSING:
+                with suppress(OSError):
+                    path.unlink()
             return None
         with suppress(OSError):
             os.utime(path)
-        task["exit_code"] = 0
-        task["started"], task["ended"] = entry.started, entry.ended
+        task["exit_code"], task["started"], task["ended"] = 0, entry.started, entry.ended
         if entry.stdout is not None:
             task["stdout"], task["stderr"] = entry.stdout, entry.stderr
         if entry.value is not None:

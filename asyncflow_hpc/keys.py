@@ -7,6 +7,7 @@ the same object twice, in this process and in another one.
 from __future__ import annotations
 
 import enum
+import errno
 import io
 import os
 import pickle
@@ -21,10 +22,13 @@ from typing import Any
 from .data import InputFile, OutputFile
 from .futures import TaskFuture
 
-__all__ = ["ATOMS", "Begun", "KeyOf", "Unkeyable", "content", "digest", "fingerprint", "joined", "keyed"]
+__all__ = ["ATOMS", "PASSING", "Begun", "KeyOf", "Unkeyable", "content", "digest", "fingerprint", "joined", "keyed"]
 
 ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
 """Types of values that hold no others and never change."""
+
+PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE})
+"""Errors of a file system or of a process that say nothing about the file that was asked for."""
 
 KeyOf = Callable[[TaskFuture], str]
 
@@ -166,7 +170,11 @@ def _stateless(value: Any) -> Any:
 
 
 def fingerprint(path: str) -> Any:
-    """Say how large a file is, and when it was last written (ns), or all files of a directory; None where it is not."""
+    """Say how large a file is, and when it was last written (ns), or all files of a directory; None where it is not.
+
+    Raises:
+        OSError: nobody can say now, as with one of `PASSING`.
+    """
     try:
         found = os.stat(path)
         if not stat.S_ISDIR(found.st_mode):
@@ -178,5 +186,7 @@ def fingerprint(path: str) -> Any:
                 else fingerprint(entry.path)
                 for entry in sorted(entries, key=lambda entry: entry.name)
             }
-    except OSError:
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
         return None

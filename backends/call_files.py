@@ -22,6 +22,8 @@ from typing import IO, Any
 
 from asyncflow_hpc.errors import ConfigurationError, SessionError
 
+from .shortage import is_short
+
 __all__ = [
     "CALL", "RESULT", "CallFile", "ExitCode", "MissingFileError", "Sink",
     "open_file", "read_header", "refuse_other_versions", "remove_file", "versions", "write_call", "write_file",
@@ -123,6 +125,7 @@ def write_call(
 
     Raises:
         SessionError: it cannot be written.
+        OSError: the process lacks what it takes, such as a descriptor.
     """
     header = {
         "name": name,
@@ -215,6 +218,7 @@ def open_file(sandbox: str, file: str) -> CallFile:
     Raises:
         SessionError: it is missing (MissingFileError), damaged, or not to be trusted.
         ConfigurationError: another version of asyncflow_hpc has written it.
+        OSError: the process lacks what it takes to say anything about it, such as a descriptor.
     """
     stream = _open(sandbox, file)
     try:
@@ -228,7 +232,7 @@ def read_header(sandbox: str, file: str) -> dict[str, Any]:
     """Read the line of JSON alone, without looking whether the pickles are as they were written.
 
     Raises:
-        SessionError, ConfigurationError: as for `open_file`.
+        SessionError, ConfigurationError, OSError: as for `open_file`.
     """
     with _open(sandbox, file) as stream:
         return _header(f"{sandbox}/.asyncflow/{file}", stream, verify=False)
@@ -242,6 +246,8 @@ def _bookkeeping(sandbox: str) -> Iterator[int]:
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} does not exist; is this the sandbox of a task?") from error
     except OSError as error:
+        if is_short(error):
+            raise
         raise SessionError(f"{path} is not the directory that it should be: {error.strerror}") from error
     try:
         _refuse_foreign(path, os.fstat(descriptor))
@@ -259,6 +265,8 @@ def _open(sandbox: str, file: str) -> IO[bytes]:
         except FileNotFoundError as error:
             raise MissingFileError(f"{path} does not exist") from error
         except OSError as error:
+            if is_short(error):
+                raise
             reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
             raise SessionError(f"{path} is not read: {reason}") from error
     try:

@@ -68,6 +68,9 @@ def read_result(sandbox: str, exit_code: int | None) -> Result:
 
     Returns:
         A value only if the function returned it in this very call and its process then exited with 0.
+
+    Raises:
+        OSError: it cannot be read for want of something, such as a descriptor: read again.
     """
     try:
         nonce = read_header(sandbox, CALL).get("nonce")

@@ -18,6 +18,7 @@ from asyncflow_hpc.task import Task, TaskDescription
 from ..output import read_large, read_output
 from ..readiness import answers, until_ready
 from ..sandbox import sandbox_of
+from ..shortage import PAUSE, is_short
 from ..staging.apply import missing
 from ..staging.plan import make_plan
 from ..verdict import missing_text
@@ -36,8 +37,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 WALLTIME_GRACE = 2.0
-# A driver that is out of descriptors gets some back in time.
-_READ_TRIES, _READ_PAUSE = 100, 0.1
+# Tries to read what is left by an attempt that nobody waits for any more, where the driver has no descriptor for it.
+_LAST_TRIES = 20
 _SERVICE_POLL = 0.05
 _HERE = "127.0.0.1"
 
@@ -48,6 +49,7 @@ class Attempt(ABC):
     Attributes:
         number: of the attempt, 0 for the first.
         needs_slots, holds_slots: it counts against the machine's cores; it does so now.
+        put_off: the machine had no room for its process when it was to start.
         request: what it needs of them.
         sandbox: directory in which it runs.
         plan: the files that it gets and leaves.
@@ -56,6 +58,7 @@ class Attempt(ABC):
 
     needs_slots = True
     holds_slots = False
+    put_off = False
 
     def __init__(self, backend: LocalExecutionBackend, task: Task, description: TaskDescription) -> None:
         self.backend = backend
@@ -171,43 +174,49 @@ class Attempt(ABC):
                 out, err = (read_output(self._path(ending)) for ending in ("out", "err"))
         if out is not None and err is not None:
             self.task["stdout"], self.task["stderr"] = out, err
-            self.settled_by(self._judge, end)
+            self.settle_by_judgement(end)
         else:
             self._settling = self._loop.create_task(self._settle_slowly(end))
 
-    async def _settle_slowly(self, end: End | None) -> None:
+    def settle_by_judgement(self, end: End | None) -> None:
+        """Conclude, come what may: an attempt that is never reported would hang its future and the shutdown."""
         try:
-            if self._cause is not None:
-                # It was ended from outside, so what it had started may have left its group and live on.
-                await self._off_the_loop(kill_marked, "ASYNCFLOW_SANDBOX", self.sandbox)
-            for key, ending in (("stdout", "out"), ("stderr", "err")):
-                self.task[key] = await self._read(self._path(ending))  # type: ignore[literal-required]
+            self._judge(end)
         except Exception as error:
-            self._broken(error)
-        else:
-            self.settled_by(self._judge, end)
+            if is_short(error):
+                self._settling = self._loop.create_task(self._settle_slowly(end))
+            else:
+                self._broken(error)
 
-    async def _read(self, path: str) -> str:
-        for _ in range(_READ_TRIES):
+    async def _settle_slowly(self, end: End | None) -> None:
+        tries = 0
+        while True:
             try:
-                return await self._off_the_loop(read_large, path)
+                await self._read_all()
+                self._judge(end)
+                return
+            except Exception as error:
+                unwanted = self._cause is not None or self.backend.state() == "CLOSED"
+                if not is_short(error) or (unwanted and tries >= _LAST_TRIES):
+                    self._broken(error)
+                    return
+                if not tries:
+                    log.warning("what %s left cannot be read yet: %s", self.task["uid"], error)
+            tries += 1
+            await asyncio.sleep(PAUSE)
+
+    async def _read_all(self) -> None:
+        if self._cause is not None:
+            # It was ended from outside, so what it had started may have left its group and live on.
+            await self._off_the_loop(kill_marked, "ASYNCFLOW_SANDBOX", self.sandbox)
+        for key, ending in (("stdout", "out"), ("stderr", "err")):
+            try:
+                self.task[key] = await self._off_the_loop(read_large, self._path(ending))  # type: ignore[literal-required]
             except FileNotFoundError:
-                return ""
-            except OSError as error:
-                if error.errno not in self.backend.try_later:
-                    raise
-                await asyncio.sleep(_READ_PAUSE)
-        return await self._off_the_loop(read_large, path)
+                self.task[key] = ""  # type: ignore[literal-required]
 
     def _off_the_loop(self, function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
         return self._loop.run_in_executor(self.backend.threads, function, *arguments)
-
-    def settled_by(self, conclude: Callable[..., None], *arguments: Any) -> None:
-        """Conclude, come what may: an attempt that is never reported would hang its future and the shutdown."""
-        try:
-            conclude(*arguments)
-        except Exception as error:
-            self._broken(error)
 
     def _broken(self, error: Exception) -> None:
         log.warning("what %s left cannot be read", self.task["uid"], exc_info=error)

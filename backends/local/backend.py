@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import resource
@@ -21,6 +20,7 @@ from asyncflow_hpc.task import Task, TaskDescription, describe
 from ..base import SandboxBackend
 from ..pickling import FunctionPickles
 from ..sandbox import make_session
+from ..shortage import is_short
 from ..site import SiteRules, site_for
 from ..staging.downloads import remote
 from ..staging.fetching import Fetching
@@ -67,9 +67,6 @@ class LocalExecutionBackend(SandboxBackend):
         site: profile of this machine, by name, path or loaded: its first node type says what nobody says here.
         name: under which an engine knows it.
     """
-
-    # Errors of a machine that is full for the moment.
-    try_later = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
     capabilities = BackendCapabilities(
         ranks=True, gpus=True, staging=True, services=True, reattach=True, cancel_running=True, contextvars=True
@@ -260,8 +257,10 @@ class LocalExecutionBackend(SandboxBackend):
             attempt.check_port()
             attempt.start()
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in self.try_later and attempt.holds_slots:
-                log.warning("no room to start %s now: %s", uid, error)
+            if is_short(error) and attempt.holds_slots:
+                if not attempt.put_off:
+                    log.warning("no room to start %s now: %s", uid, error)
+                attempt.put_off = True
                 self._wait_first(attempt)
                 # The end of any other starts it too; but there may be none.
                 asyncio.get_running_loop().call_later(_RETRY, self.start_waiting)

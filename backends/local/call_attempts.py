@@ -132,7 +132,7 @@ class FunctionAttempt(Attempt, Call):
         self._answer = answer
         self.task["max_rss"], self.task["cpu_time"] = answer["max_rss"], answer["cpu_time"]
         if "result" in answer and self._cause is None and not self.task.get("capture_stdio"):
-            self.settled_by(self._judge, None)
+            self.settle_by_judgement(None)
         else:
             self._settle(None)
 

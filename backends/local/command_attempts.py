@@ -13,6 +13,7 @@ from ..away import take_verdict
 from ..evidence import read_record, record_path
 from ..run_script import RunScript, said, write_script
 from ..sandbox import make_sandbox
+from ..shortage import is_short
 from ..staging.apply import Survey, perform, survey
 from ..verdict import verdict_on
 from .attempts import Attempt
@@ -92,7 +93,7 @@ class CommandAttempt(Attempt):
         try:
             path = write_script(script)
         except OSError as error:
-            if error.errno in self.backend.try_later:
+            if is_short(error):
                 raise
             raise SessionError(f"the run script of {task['uid']} cannot be written: {error}") from error
         null = self.backend.null
@@ -120,7 +121,7 @@ class CommandAttempt(Attempt):
         try:
             return os.open(self._path(ending), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
-            if error.errno in self.backend.try_later:
+            if is_short(error):
                 raise
             raise SessionError(f"{self._path(ending)} cannot be made: {error.strerror}") from error
 
@@ -145,7 +146,7 @@ class CommandAttempt(Attempt):
             return start(argv)
         except OSError as error:
             self._check_directory(cwd)
-            if error.errno in self.backend.try_later:
+            if is_short(error):
                 raise
             # sh says in its own words, and with its exit codes 126 and 127, why a program does not start.
             return start(["/bin/sh", "-c", 'exec "$@"', "sh", *argv])

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from ..shortage import is_short
+
 __all__ = ["MARK", "Child", "End", "kill_marked"]
 
 log = logging.getLogger(__name__)
@@ -163,25 +165,33 @@ def _reaped(pid: int) -> End:
     )
 
 
-def kill_marked(name: str, value: str) -> None:
+def kill_marked(name: str, value: str) -> bool:
     """Kill the processes of this user that carry a value in an environment variable, and wait until they are gone.
 
     Finds those that left their process group, as daemons do, and those that they start meanwhile.
 
     Args:
         name, value: of the variable; a value that starts with it and a slash counts too.
+
+    Returns:
+        Whether it is sure that there are none any more; the log says why not.
     """
     deadline = time.monotonic() + _DYING
     while True:
-        found = [process for process in psutil.process_iter() if _carries(process, name, value)]
+        found: Sequence[psutil.Process] = ()
+        why = "they could not be ended"
+        try:
+            found = [process for process in psutil.process_iter() if _carries(process, name, value)]
+            if not found:
+                return True
+        except OSError as error:
+            why = f"they cannot be looked for: {error}"
         for process in found:
             with suppress(psutil.Error):
                 process.kill()
-        if not found:
-            return
         if time.monotonic() > deadline:
-            log.error("processes with %s=%s could not be ended: %s", name, value, found)
-            return
+            log.error("processes with %s=%s may still run: %s %s", name, value, why, found or "")
+            return False
         # Their end cannot be waited for: they are not our children.
         time.sleep(_POLL)
 
@@ -193,6 +203,11 @@ def _carries(process: psutil.Process, name: str, value: str) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         marked: str | None = process.environ().get(name)
-    except (psutil.Error, OSError):
+    except psutil.Error:
+        return False
+    except OSError as error:
+        if is_short(error):
+            # Nobody has looked at it.
+            raise
         return False
     return marked is not None and (marked == value or marked.startswith(value + "/"))

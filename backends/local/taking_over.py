@@ -8,6 +8,7 @@ import pickle
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from ..evidence import read_record, record_path
 from ..output import read_large
 from ..run_script import said
 from ..sandbox import sandbox_of
+from ..shortage import is_short, once_there_is_more
 from ..staging.apply import deliver_again, missing
 from ..staging.plan import Plan, make_plan
 from ..verdict import Verdict, verdict_on
@@ -57,19 +59,36 @@ def leave_mark(session: Path, mark: str) -> None:
 
 
 def end_earlier(session: Path) -> None:
-    """End the processes that earlier drivers have left on this machine; blocks until they are gone."""
-    for path in Path(session, BOOKKEEPING).glob(f"*{_MARK_FILE}"):
-        mark = path.name.removesuffix(_MARK_FILE)
+    """End the processes that earlier drivers have left on this machine; blocks until they are gone.
+
+    Raises:
+        SessionError: nobody can say whether they are.
+    """
+    place = session / BOOKKEEPING
+    try:
+        names = os.listdir(place) if place.exists() else []
+    except OSError as error:
+        raise _unsure(session, str(error)) from error
+    for mark in [name.removesuffix(_MARK_FILE) for name in names if name.endswith(_MARK_FILE)]:
         try:
-            host = path.read_text(encoding="utf-8")
+            host = (place / f"{mark}{_MARK_FILE}").read_text(encoding="utf-8")
         except FileNotFoundError:
             # Another local backend of this engine was faster.
             continue
+        except OSError as error:
+            raise _unsure(session, str(error)) from error
         if host != socket.gethostname():
             log.warning("processes of session %s may still run on %s, where only you can end them", session, host)
             continue
-        kill_marked(MARK, mark)
+        if not kill_marked(MARK, mark):
+            raise _unsure(session, "the log says why")
         remove_captures(str(session), mark)
+
+
+def _unsure(session: Path, why: str) -> SessionError:
+    return SessionError(
+        f"nobody can say whether processes of the last driver of {session} still run: {why}; resume it again later"
+    )
 
 
 def keep_result(task: Task, data: bytes, sandbox: str | None) -> None:
@@ -105,7 +124,7 @@ def take_over(tasks: Sequence[Task], session: Session, boxed: bool) -> tuple[lis
         sandbox = sandbox_of(str(session.path), earlier.uid, earlier.attempt)
         if earlier.unfinished and not os.path.lexists(sandbox):
             waiting.append(task)
-        elif _is_done(task, session, sandbox, boxed or task.get("function") is None):
+        elif once_there_is_more(partial(_is_done, task, session, sandbox, boxed or task.get("function") is None)):
             done.append(task)
     return done, waiting
 
@@ -126,6 +145,9 @@ def _is_done(task: Task, session: Session, sandbox: str, boxed: bool) -> bool:
             task["sandbox"] = sandbox
         return _load(task, earlier, verdict, sandbox)
     except Exception as error:
+        if is_short(error):
+            # It is no reason to run it again.
+            raise
         log.warning("what %s left in %s cannot be used: %s", earlier.uid, sandbox, error)
         return False
 

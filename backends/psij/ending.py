@@ -16,6 +16,7 @@ from ..away import take_verdict
 from ..evidence import Record
 from ..output import read_large
 from ..run_script import claimed_by, forbid, said
+from ..shortage import is_short
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
@@ -174,7 +175,11 @@ class Ending:
         return {}
 
     async def conclude(self, job: BatchJob, record: Record | None, verdict: Verdict) -> None:
-        """Report the end of a job."""
+        """Report the end of a job.
+
+        Raises:
+            OSError: what it left cannot be read for want of something, such as a descriptor: nothing was reported.
+        """
         task = job.task
         if record is not None:
             self._backend.running(job)
@@ -211,6 +216,8 @@ class Ending:
             try:
                 job.task[key] = await self._in_thread(read_large, f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
             except OSError as error:
+                if is_short(error):
+                    raise
                 job.task[key] = ""  # type: ignore[literal-required]
                 # A task may remove its own files.
                 if record is None or not isinstance(error, FileNotFoundError):

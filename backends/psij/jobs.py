@@ -36,7 +36,7 @@ class BatchJob:
         name: of the job in the queue.
         nonce: which the completion record must repeat.
         attempt: 0 for the first; the task's own dict goes on to the next one.
-        placed: its sandbox and scripts are there.
+        boxed, placed: its sandbox is there; its scripts are there, too.
         unclear: an earlier driver may have submitted it.
         asked: why we asked the scheduler to end it, if we did.
         status: what the queue said last.
@@ -61,6 +61,7 @@ class BatchJob:
     submitted: float = 0.0
     started: float | None = None
     unseen_since: float | None = None
+    boxed: bool = False
     placed: bool = False
     unclear: bool = False
     settling: bool = False

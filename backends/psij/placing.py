@@ -20,6 +20,7 @@ from ..away import PickledCall, runner_argv
 from ..pickling import FunctionPickles
 from ..run_script import RunScript, forbid, script_path, write_script
 from ..sandbox import make_sandbox
+from ..shortage import is_short
 from .commands import CommandTimeoutError
 from .jobs import BatchJob, is_of, recorded
 from .scheduler import Transient
@@ -63,13 +64,19 @@ class Placing:
     def _place_now(self, job: BatchJob, call: PickledCall | None) -> str:
         """Leave what a job needs, if it is not there yet, and submit it; in a thread."""
         if not job.placed:
-            self._leave_files(job, call)
+            try:
+                self._leave_files(job, call)
+            except (OSError, SessionError) as error:
+                if is_short(error):
+                    raise TransientError(str(error)) from error
+                raise
             job.placed = True
         return self._submit_now(job)
 
     def _leave_files(self, job: BatchJob, call: PickledCall | None) -> None:
-        if not (job.unclear and Path(job.sandbox).is_dir()):
+        if not (job.boxed or (job.unclear and Path(job.sandbox).is_dir())):
             make_sandbox(job.sandbox)
+        job.boxed = True
         if call is not None:
             call.leave(job.sandbox)
         try:
@@ -125,6 +132,9 @@ class Placing:
         except psij.SubmitException as error:
             raise self._failure(job, str(error), executor.now.returncode) from error
         except (OSError, subprocess.SubprocessError) as error:
+            if is_short(error):
+                # What PSI/J does beside the command may have failed as well.
+                raise TransientError(str(error), unclear=True) from error
             raise SubmitError(f"{job.uid} '{job.task['name']}' cannot be submitted: {error}") from error
         finally:
             _put_away(executor.work_directory / f"{psij_job.id}.job", job)

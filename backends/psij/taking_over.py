@@ -7,12 +7,13 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from asyncflow_hpc.errors import StagingError
+from asyncflow_hpc.errors import SessionError, StagingError
 from asyncflow_hpc.states import TaskState
 from asyncflow_hpc.task import Task
 
 from ..evidence import Record
 from ..run_script import said
+from ..shortage import PAUSE, is_short
 from ..staging.apply import deliver_again, missing
 from ..verdict import verdict_on
 from .ending import Ending
@@ -59,13 +60,29 @@ class TakingOver:
         return True
 
     async def _collect(self, job: BatchJob) -> bool:
-        """Report what a job has come to that an earlier driver saw end well, if its evidence is still there."""
+        """Report what a job has come to that an earlier driver saw end well, if its evidence is still there.
+
+        Raises:
+            SessionError: nobody can say.
+        """
+        told = False
+        while True:
+            try:
+                return await self._collected(job)
+            except (OSError, StagingError) as error:
+                if not is_short(error):
+                    raise SessionError(
+                        f"what {job.uid} left cannot be read, so it is not run again: {error}; resume the session when"
+                        " it can"
+                    ) from error
+                if not told:
+                    log.warning("what %s left cannot be read yet: %s", job.uid, error)
+                told = True
+                await asyncio.sleep(PAUSE)
+
+    async def _collected(self, job: BatchJob) -> bool:
         loop = asyncio.get_running_loop()
-        try:
-            record: Record | None = await loop.run_in_executor(self._backend.threads, recorded, job)
-        except OSError as error:
-            log.warning("the completion record of %s cannot be read now: %s", job.uid, error)
-            return False
+        record: Record | None = await loop.run_in_executor(self._backend.threads, recorded, job)
         if record is None:
             return False
         directory = job.description.cwd or job.sandbox
@@ -77,6 +94,8 @@ class TakingOver:
         try:
             await loop.run_in_executor(self._backend.threads, deliver_again, job.plan.deliveries, directory, job.uid)
         except StagingError as error:
+            if is_short(error):
+                raise
             log.warning("%s is done, but not all of what it left is in its place: %s", job.uid, error)
             return False
         self._backend.enter(job)

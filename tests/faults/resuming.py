@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,7 +149,11 @@ class Script:
 
     def until_running(self, number: int = 1) -> None:
         """Wait until its task has started for the nth time."""
-        while self._gate.starts().total() < number:
+        self.until(lambda: self._gate.starts().total() >= number)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that happens while it lives."""
+        while not condition():
             assert self._process.poll() is None, self._process.communicate()
             time.sleep(0.02)
 
@@ -271,6 +275,45 @@ async with WorkflowEngine.create(LocalExecutionBackend(cores=1), work_dir=PLACE)
     print(await held(), end="")
 """
 )
+
+WAVES = """\
+logging.getLogger().addHandler(logging.FileHandler(PLACE / "driver.log"))
+
+@flow.executable_task
+async def begin():
+    return "true"
+
+if not (PLACE / "bare").exists():
+    await begin()
+# Whoever sees it knows that it is closed.
+(PLACE / "begun.new").touch()
+(PLACE / "begun.new").rename(PLACE / "begun")
+while (PLACE / "wait").exists():
+    await asyncio.sleep(0.02)
+
+@flow.executable_task
+async def work(name, *_):
+    log, gate = (shlex.quote(str(PLACE / name)) for name in ("gate.log", "gate.open"))
+    return f"echo {name} >>{log}; until [ -e {gate} ]; do sleep 0.05; done; echo {name}; echo {name}-done >>{log}"
+
+@flow.function_task
+def call(name, *_):
+    import time
+    note(name)
+    while not (PLACE / "gate.open").exists():
+        time.sleep(0.05)
+    note(f"{name}-done")
+    return f"{name}\\n"
+
+first = [task(f"{task.__name__}{number}") for number in range(2) for task in (work, call)]
+while not (PLACE / "gate.open").exists():
+    await asyncio.sleep(0.02)
+second = [task(f"{task.__name__}{number}") for number in range(2, 4) for task in (work, call)]
+print(*sorted(await asyncio.gather(*first, *second)), sep="", end="")
+"""
+
+# What its tasks come to.
+WAVES_NAMES = sorted(f"{kind}{number}" for kind in ("work", "call") for number in range(4))
 
 MOVED = """\
 @flow.executable_task(backend=LAST)

@@ -1,0 +1,157 @@
+"""A driver that has used up its file descriptors: it waits until it has some again, or is resumed."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asyncflow_hpc.backends.local.processes import kill_marked
+from asyncflow_hpc.backends.local.taking_over import end_earlier, leave_mark
+from asyncflow_hpc.errors import SessionError
+from asyncflow_hpc.testing import emulate
+
+from .on_emulators import QUICK
+from .on_slurm import CLUSTER, Gate
+from .resuming import PBS, SLURM, WAVES, WAVES_NAMES, Script
+
+BACKENDS = {
+    "local": "LocalExecutionBackend(cores=8)",
+    "local-script": "LocalExecutionBackend(cores=8, scripted=True)",
+    "pbs": PBS,
+    "slurm": SLURM,
+}
+
+RESULT = "".join(f"{name}\n" for name in WAVES_NAMES)
+ONCE = {f"{name}{end}": 1 for name in WAVES_NAMES for end in ("", "-done")}
+
+
+@pytest.fixture(scope="module")
+def pbs() -> Iterator[None]:
+    with emulate("pbs", nodes=4, cores=8, **QUICK):
+        yield
+
+
+@pytest.fixture(params=BACKENDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "slurm" and not CLUSTER:
+        pytest.skip("no Slurm here; scripts/test starts one as root")
+    if request.param == "pbs":
+        request.getfixturevalue("pbs")
+    return str(request.param)
+
+
+def use_up(pid: int) -> tuple[int, int]:
+    """Leave a process not one descriptor more; returns the limits that it had."""
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free = next(number for number in range(len(used) + 1) if number not in used)
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
+
+
+# What the log says of them, beside "Too many open files".
+REACHED = {
+    "local": ("no room to start", "cannot be read yet"),
+    "local-script": ("no room to start", "cannot be read yet"),
+    "pbs": ("is not submitted yet", "the queue cannot be asked"),
+    "slurm": ("is not submitted yet", "the queue cannot be asked"),
+}
+
+
+def run_out(kind: str, root: Path, gate: Gate, driver: Script) -> tuple[int, int]:
+    """Let it run out while four tasks end and others are called; returns the limits that it had."""
+    driver.until_running(4)
+    limits = use_up(driver.pid)
+    gate.open()
+    driver.until(lambda: {f"{name}-done" for name in ("work0", "call0", "work1", "call1")} <= set(gate.starts()))
+    driver.until(lambda: all(f"{text}" in (root / "driver.log").read_text() for text in REACHED[kind]))
+    lines = (root / "driver.log").read_text().splitlines()
+    for text in REACHED[kind]:
+        assert any(text in line and "Too many open files" in line for line in lines), lines
+    return limits
+
+
+def test_it_goes_on_when_it_has_some_again(kind: str, root: Path, gate: Gate) -> None:
+    with Script(root, WAVES, gate, resume=False, backend=BACKENDS[kind], options="retries=0") as driver:
+        limits = run_out(kind, root, gate, driver)
+        resource.prlimit(driver.pid, resource.RLIMIT_NOFILE, limits)
+        done = driver.result()
+    assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
+    assert gate.starts() == ONCE
+
+
+def test_killed_without_any_and_resumed(kind: str, root: Path, gate: Gate) -> None:
+    with Script(root, WAVES, gate, resume=False, backend=BACKENDS[kind], options="retries=0") as driver:
+        run_out(kind, root, gate, driver)
+        driver.kill()
+    done = Script(root, WAVES, gate, backend=BACKENDS[kind], options="retries=0").result()
+    assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
+    started = gate.starts()
+    if kind == "local":
+        # A plain command leaves no evidence, and a function that ended may not have been recorded.
+        assert set(started) == set(ONCE) and max(started.values()) <= 2
+    else:
+        assert started == ONCE
+
+
+def test_resumed_without_any(kind: str, root: Path, gate: Gate) -> None:
+    gate.open()
+    first = Script(root, WAVES, gate, resume=False, backend=BACKENDS[kind], options="retries=0").result()
+    assert first.stdout == RESULT, first.stderr
+    (root / "begun").unlink()
+    (root / "wait").touch()
+    with Script(root, WAVES, gate, backend=BACKENDS[kind], options="retries=0") as driver:
+        driver.until((root / "begun").exists)
+        log = root / "driver.log"
+        log.write_text("")
+        limits = use_up(driver.pid)
+        (root / "wait").unlink()
+        driver.until(lambda: "Too many open files" in log.read_text())
+        resource.prlimit(driver.pid, resource.RLIMIT_NOFILE, limits)
+        done = driver.result()
+    # What was done is not lost because it could not be read for a while.
+    assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
+    assert gate.starts() == ONCE
+
+
+def test_begun_without_any(kind: str, root: Path, gate: Gate) -> None:
+    gate.open()
+    for name in ("bare", "wait"):
+        (root / name).touch()
+    with Script(root, WAVES, gate, resume=False, backend=BACKENDS[kind]) as driver:
+        driver.until((root / "begun").exists)
+        use_up(driver.pid)
+        (root / "wait").unlink()
+        refused = driver.result()
+    assert refused.returncode == 1
+    assert "Error" in refused.stderr.splitlines()[-1] and "Too many open files" in refused.stderr.splitlines()[-1]
+    assert "asyncflow_hpc.errors." in refused.stderr.splitlines()[-1]
+    assert not gate.starts()
+    # Where it could not even be recorded, there is no session yet.
+    recorded = (root / "session" / "journal.jsonl").exists()
+    done = Script(root, WAVES, gate, resume=recorded, backend=BACKENDS[kind]).result()
+    assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
+    assert gate.starts() == ONCE
+
+
+def test_processes_that_nobody_can_look_for_count_as_running(tmp_path: Path) -> None:
+    leave_mark(tmp_path, "mark-of-nobody")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limits[1]))
+    held: list[int] = []
+    try:
+        with pytest.raises(OSError):
+            while True:
+                held.append(os.dup(0))
+        with pytest.raises(SessionError, match="nobody can say whether processes of the last driver"):
+            end_earlier(tmp_path)
+        assert not kill_marked("ASYNCFLOW_MARK", "mark-of-nobody")
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    end_earlier(tmp_path)
+    assert kill_marked("ASYNCFLOW_MARK", "mark-of-nobody")
