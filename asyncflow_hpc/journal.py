@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from .errors import JournalError, SessionError
-from .events import SCHEMA, Event, SessionOpened
+from .events import SCHEMA, Event, SessionOpened, TaskEnded, TaskReady
+from .room import reserve
 
 __all__ = ["Journal", "Line", "journal_path", "parse_lines", "read_events"]
 
@@ -33,6 +36,9 @@ _SUM_LENGTH = len(_SUM % 0)
 
 # Seconds between two writes: one for each line would cost more than all the rest.
 _BETWEEN = 0.001
+
+# Bytes that are set apart for the end of each attempt, for what else comes, and the multiple that is set apart at once.
+_END, _MORE, _STEP = 512, 8192, 16384
 
 
 def journal_path(session: str | Path) -> Path:
@@ -147,7 +153,11 @@ class Journal:
     """Writes the journal of a session; used on the loop of its engine.
 
     What is appended reaches the kernel at the end of the same turn of the loop, or a millisecond after the lines before
-    it, and the disk with the next `commit`.
+    it, and the disk with the next `commit`. Where the file system can do it, room is set apart for the ends of all that
+    was handed over: a full disk keeps more from being submitted, but what has run is known to a resume.
+
+    Attributes:
+        failure: why it cannot be written, or has no room for the ends of what would be submitted; None where it can.
 
     Args:
         path: of the file; what is torn at its end is cut off.
@@ -170,6 +180,8 @@ class Journal:
         except OSError as error:
             raise JournalError(_cannot(path, error)) from error
         self._size = self._cut_torn_end()
+        self._running = 0
+        self._secured: float = self._size
         self.failure: JournalError | None = None
 
     def _cut_torn_end(self) -> int:
@@ -189,6 +201,10 @@ class Journal:
     def append(self, event: Event) -> None:
         """Record an event."""
         self._waiting.append(line_of(event))
+        if type(event) is TaskReady:
+            self._running += 1
+        elif type(event) is TaskEnded:
+            self._running -= 1
         if not self._scheduled and not self._loop.is_closed():
             self._scheduled = True
             wait = self._written + _BETWEEN - self._loop.time()
@@ -200,7 +216,7 @@ class Journal:
     def flush(self) -> None:
         """Hand over to the kernel what was appended; what it does not take waits for the next time."""
         self._scheduled = False
-        if not self._waiting or self._file < 0:
+        if self._file < 0 or not (self._waiting or self.failure):
             return
         data = b"".join(self._waiting)
         try:
@@ -213,14 +229,29 @@ class Journal:
         self._size += len(data)
         self._written = self._loop.time()
         self._waiting.clear()
+        try:
+            self._secure()
+        except OSError as error:
+            self._fail(error)
+            return
         if self.failure is not None:
             log.warning("%s can be written again", self.path)
             self.failure = None
 
+    def _secure(self) -> None:
+        needed = self._size + _MORE + _END * self._running
+        if needed > self._secured:
+            end = -(-needed // _STEP) * _STEP
+            self._secured = end if reserve(self._file, self._size, end - self._size) else math.inf
+
     def _refused(self, error: OSError, data: bytes) -> None:
         # A part of a line would damage the next one.
         os.ftruncate(self._file, self._size)
+        self._secured = min(self._secured, self._size)
         self._waiting = [data]
+        self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
         if self.failure is None:
             self.failure = JournalError(_cannot(self.path, error))
             log.error("%s", self.failure)
@@ -257,6 +288,8 @@ class Journal:
         """Write what is left, and let go of the file."""
         if self._file >= 0:
             self.flush()
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
             os.close(self._file)
             self._file = -1
 

@@ -21,6 +21,9 @@ __all__ = ["RunScript", "claimed_by", "forbid", "said", "script_path", "write_sc
 # Characters of what a script says about its failure.
 _LONGEST = 4000
 
+# Bytes that the record may have; a file system gives a file no less than that.
+_ROOM = 4000
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # What ends a task from outside and leaves it some time; SIGKILL leaves none.
@@ -103,6 +106,8 @@ class RunScript:
             "name": " ".join(f"{self.uid} {self.name!r}, attempt {self.attempt}".split()),
             "sandbox": shlex.quote(self.sandbox),
             "claim": self._claim(),
+            "unclaim": " .asyncflow/claim" if self.claim else "",
+            "room": str(_ROOM),
             "out": shlex.quote(f"./{self.uid}.out"),
             "err": shlex.quote(f"{self.sandbox}/{self.uid}.err"),
             "signals": "\n".join(f"trap 'asyncflow_noted={name}' {name}" for name in _SIGNALS),
@@ -188,7 +193,13 @@ _BEGIN = """\
 umask 077
 asyncflow_box={sandbox}
 cd -- "$asyncflow_box" || exit 125
-{claim}asyncflow_err={err}
+{claim}asyncflow_record=$asyncflow_box/.asyncflow/exit.json
+# Room for the record, should the disk be full at the end: else nothing is run.
+if ! printf '%{room}s\n' '' >"$asyncflow_record.part"; then
+  rm -f -- "$asyncflow_record.part"{unclaim}
+  exit 125
+fi
+asyncflow_err={err}
 exec >>{out} 2>>.asyncflow/script.log
 asyncflow_stage=stage_in asyncflow_code=0 asyncflow_noted='' asyncflow_missing=''
 asyncflow_start=$(date +%s)
@@ -223,7 +234,7 @@ fi
 # It was not ended from outside, so its record is final, and its driver has it or will.
 _ENDED = """\
   if [ "$asyncflow_signal" = null ] && [ "$1" -le 128 ] && { [ "$1" -eq 0 ] || [ -z "$asyncflow_noted" ]; }; then
-    : >"$asyncflow_box/.asyncflow/ended"
+    { :; } >"$asyncflow_box/.asyncflow/ended"
   fi
 """
 
@@ -251,17 +262,16 @@ asyncflow_usage() {{
 asyncflow_finish() {{
   trap '' HUP INT TERM USR1 USR2 XCPU{sweep}
   asyncflow_usage
-  times >"$asyncflow_box/.asyncflow/times"
+  {{ times; }} >"$asyncflow_box/.asyncflow/times"
   {{ read -r asyncflow_times && read -r asyncflow_children; }} <"$asyncflow_box/.asyncflow/times"
   [ "$asyncflow_stage" != stage_out ] || [ -z "$asyncflow_missing" ] || set -- 0
-{ended}  asyncflow_record=$asyncflow_box/.asyncflow/exit.json
-  {{
+{ended}  {{
     printf '{{%s, "stage": "%s", "exit_code": %d, "signal": %s, "noted": "%s", "missing": [%s], ' {head} \\
       "$asyncflow_stage" "$1" "$asyncflow_signal" "$asyncflow_noted" "$asyncflow_missing" &&
     printf '"start": %d, "end": %d, "host": "%s", "native_id": "%s", "times": "%s %s", "usage": "%s"}}\\n' \\
       "$asyncflow_start" "$(date +%s)" "$asyncflow_host" "{native}" \\
       "$asyncflow_times" "$asyncflow_children" "$asyncflow_used"
-  }} >"$asyncflow_record.part"{sync} &&
+  }} 1<>"$asyncflow_record.part"{sync} &&
     mv -f -- "$asyncflow_record.part" "$asyncflow_record" && : >{marker}
 }}
 trap 'asyncflow_finish $?' EXIT

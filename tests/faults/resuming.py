@@ -100,6 +100,12 @@ asyncio.run(main())
 """
 
 
+def script_text(body: str, gate: Gate, backend: str = LOCAL, options: str = "") -> str:
+    """Write the script of a driver; it takes the directory of its session, and "resume" or "new"."""
+    text = HEAD.replace("BACKEND", backend).replace("OPTIONS", options) + textwrap.indent(body, " " * 8) + FOOT
+    return text.replace("GATE", repr(gate.command("held", f"echo held | tee -a {shlex.quote(str(gate.ended))}")))
+
+
 class Script:
     """A driver with a workflow of its own, run beside the test.
 
@@ -126,10 +132,8 @@ class Script:
         options: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        text = HEAD.replace("BACKEND", backend).replace("OPTIONS", options) + textwrap.indent(body, " " * 8) + FOOT
-        text = text.replace("GATE", repr(gate.command("held", f"echo held | tee -a {shlex.quote(str(gate.ended))}")))
         path = root / "script.py"
-        path.write_text(text)
+        path.write_text(script_text(body, gate, backend, options))
         self._gate = gate
         self._process = subprocess.Popen(
             [*before, sys.executable, str(path), str(root), "resume" if resume else "new"],
@@ -294,7 +298,7 @@ while (PLACE / "wait").exists():
 @flow.executable_task
 async def work(name, *_):
     log, gate = (shlex.quote(str(PLACE / name)) for name in ("gate.log", "gate.open"))
-    return f"echo {name} >>{log}; until [ -e {gate} ]; do sleep 0.05; done; echo {name}; echo {name}-done >>{log}"
+    return f"echo {name} >>{log} && echo {name} && until [ -e {gate} ]; do sleep 0.05; done && echo {name}-done >>{log}"
 
 @flow.function_task
 def call(name, *_):
@@ -306,14 +310,22 @@ def call(name, *_):
     return f"{name}\\n"
 
 first = [task(f"{task.__name__}{number}") for number in range(2) for task in (work, call)]
-while not (PLACE / "gate.open").exists():
+while not (PLACE / "gate.open").exists() or (PLACE / "hold").exists():
     await asyncio.sleep(0.02)
 second = [task(f"{task.__name__}{number}") for number in range(2, 4) for task in (work, call)]
-print(*sorted(await asyncio.gather(*first, *second)), sep="", end="")
+second += [work(f"more{number}") for number in range(50) if (PLACE / "many").exists()]
+results = await asyncio.gather(*first, *second, return_exceptions=True)
+print(*sorted(result for result in results[:8] if isinstance(result, str)), sep="", end="")
+for result in results:
+    if isinstance(result, Exception):
+        print("REFUSED", type(result).__module__, type(result).__name__, result, file=sys.stderr)
+sys.exit(any(isinstance(result, Exception) for result in results))
 """
 
-# What its tasks come to.
-WAVES_NAMES = sorted(f"{kind}{number}" for kind in ("work", "call") for number in range(4))
+# The tasks of each, and what all come to.
+FIRST, SECOND = ([f"{kind}{number}" for number in wave for kind in ("work", "call")] for wave in ((0, 1), (2, 3)))
+WAVES_NAMES = sorted(FIRST + SECOND)
+WAVES_RESULT = "".join(f"{name}\n" for name in WAVES_NAMES)
 
 MOVED = """\
 @flow.executable_task(backend=LAST)

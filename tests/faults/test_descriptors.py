@@ -16,7 +16,7 @@ from asyncflow_hpc.testing import emulate
 
 from .on_emulators import QUICK
 from .on_slurm import CLUSTER, Gate
-from .resuming import PBS, SLURM, WAVES, WAVES_NAMES, Script
+from .resuming import FIRST, PBS, SLURM, WAVES, WAVES_NAMES, WAVES_RESULT, Script
 
 BACKENDS = {
     "local": "LocalExecutionBackend(cores=8)",
@@ -25,7 +25,6 @@ BACKENDS = {
     "slurm": SLURM,
 }
 
-RESULT = "".join(f"{name}\n" for name in WAVES_NAMES)
 ONCE = {f"{name}{end}": 1 for name in WAVES_NAMES for end in ("", "-done")}
 
 
@@ -66,7 +65,7 @@ def run_out(kind: str, root: Path, gate: Gate, driver: Script) -> tuple[int, int
     driver.until_running(4)
     limits = use_up(driver.pid)
     gate.open()
-    driver.until(lambda: {f"{name}-done" for name in ("work0", "call0", "work1", "call1")} <= set(gate.starts()))
+    driver.until(lambda: {f"{name}-done" for name in FIRST} <= set(gate.starts()))
     driver.until(lambda: all(f"{text}" in (root / "driver.log").read_text() for text in REACHED[kind]))
     lines = (root / "driver.log").read_text().splitlines()
     for text in REACHED[kind]:
@@ -79,7 +78,7 @@ def test_it_goes_on_when_it_has_some_again(kind: str, root: Path, gate: Gate) ->
         limits = run_out(kind, root, gate, driver)
         resource.prlimit(driver.pid, resource.RLIMIT_NOFILE, limits)
         done = driver.result()
-    assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
+    assert (done.returncode, done.stdout) == (0, WAVES_RESULT), done.stderr
     assert gate.starts() == ONCE
 
 
@@ -88,7 +87,7 @@ def test_killed_without_any_and_resumed(kind: str, root: Path, gate: Gate) -> No
         run_out(kind, root, gate, driver)
         driver.kill()
     done = Script(root, WAVES, gate, backend=BACKENDS[kind], options="retries=0").result()
-    assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
+    assert (done.returncode, done.stdout) == (0, WAVES_RESULT), done.stderr
     started = gate.starts()
     if kind == "local":
         # A plain command leaves no evidence, and a function that ended may not have been recorded.
@@ -100,7 +99,7 @@ def test_killed_without_any_and_resumed(kind: str, root: Path, gate: Gate) -> No
 def test_resumed_without_any(kind: str, root: Path, gate: Gate) -> None:
     gate.open()
     first = Script(root, WAVES, gate, resume=False, backend=BACKENDS[kind], options="retries=0").result()
-    assert first.stdout == RESULT, first.stderr
+    assert first.stdout == WAVES_RESULT, first.stderr
     (root / "begun").unlink()
     (root / "wait").touch()
     with Script(root, WAVES, gate, backend=BACKENDS[kind], options="retries=0") as driver:
@@ -113,7 +112,7 @@ def test_resumed_without_any(kind: str, root: Path, gate: Gate) -> None:
         resource.prlimit(driver.pid, resource.RLIMIT_NOFILE, limits)
         done = driver.result()
     # What was done is not lost because it could not be read for a while.
-    assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
+    assert (done.returncode, done.stdout) == (0, WAVES_RESULT), done.stderr
     assert gate.starts() == ONCE
 
 
@@ -127,13 +126,14 @@ def test_begun_without_any(kind: str, root: Path, gate: Gate) -> None:
         (root / "wait").unlink()
         refused = driver.result()
     assert refused.returncode == 1
-    assert "Error" in refused.stderr.splitlines()[-1] and "Too many open files" in refused.stderr.splitlines()[-1]
-    assert "asyncflow_hpc.errors." in refused.stderr.splitlines()[-1]
+    told = [line for line in refused.stderr.splitlines() if line.startswith("REFUSED")]
+    assert len(told) == len(WAVES_NAMES)
+    assert all("REFUSED asyncflow_hpc.errors" in line and "Too many open files" in line for line in told), told
     assert not gate.starts()
     # Where it could not even be recorded, there is no session yet.
     recorded = (root / "session" / "journal.jsonl").exists()
     done = Script(root, WAVES, gate, resume=recorded, backend=BACKENDS[kind]).result()
-    assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
+    assert (done.returncode, done.stdout) == (0, WAVES_RESULT), done.stderr
     assert gate.starts() == ONCE
 
 

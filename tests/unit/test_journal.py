@@ -158,6 +158,21 @@ async def test_a_full_disk_leaves_whole_lines_and_what_waited_comes_later(
     journal.close()
 
 
+async def test_room_for_the_ends_is_set_apart_while_it_is_written(tmp_path: Path) -> None:
+    path = journal_path(tmp_path)
+    journal = Journal(path)
+    journal.append(opened())
+    for number in range(100):
+        journal.append(TaskReady(time=1.0, uid=f"task.{number:06d}", name="t", kind="function", backend="local"))
+    journal.flush()
+    written = path.stat().st_size
+    assert written == len(path.read_bytes())
+    assert path.stat().st_blocks * 512 >= written + 100 * 500
+    journal.close()
+    assert path.stat().st_size == written
+    assert path.stat().st_blocks * 512 < written + 100 * 500
+
+
 async def test_a_session_that_was_taken_over_is_not_submitted_from(tmp_path: Path) -> None:
     journal = Journal(journal_path(tmp_path), still_ours=lambda: False)
     journal.append(opened())
