@@ -13,6 +13,7 @@ from asyncflow_hpc.testing import Emulation
 from .on_emulators import KINDS, QUICK
 from .on_emulators import backend as emulated_backend
 from .on_slurm import CLUSTER_WITH_ACCOUNTING, Gate, Wrappers, backend, cluster, directory
+from .users import User, somebody
 
 
 @pytest.fixture(params=["without accounting", "with accounting"])
@@ -54,6 +55,13 @@ async def slurm_flow(root: Path) -> AsyncIterator[WorkflowEngine]:
     """An engine whose tasks are jobs of a real Slurm."""
     async with WorkflowEngine.create(backend(), work_dir=root) as engine:
         yield engine
+
+
+@pytest.fixture
+def user() -> Iterator[User]:
+    """An ordinary user."""
+    with somebody() as made:
+        yield made
 
 
 @pytest.fixture

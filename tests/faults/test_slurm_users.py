@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
 import signal
-import site
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import until
 
 from .on_slurm import needs_root, on_slurm
+from .users import User
 
 pytestmark = [*on_slurm, needs_root]
 
@@ -60,58 +54,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-class User:
-    """Somebody who is not root, and has a directory but no home."""
-
-    def __init__(self, place: Path, python: str, customized: Path) -> None:
-        self.place = place
-        self.python = python
-        self._customized = customized
-
-    def start(self, *argv: str | Path, home: str = "/nonexistent", **environment: str) -> subprocess.Popen[str]:
-        own = {"HOME": home, "PYTHONPATH": str(self._customized), "USER": "nobody", "LOGNAME": "nobody"}
-        dropped = {"ASYNCFLOW_BACKEND", "TMPDIR", "COVERAGE_PROCESS_START"}
-        kept = {name: value for name, value in os.environ.items() if name not in dropped}
-        return subprocess.Popen(
-            ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", self.python, *map(str, argv)],
-            env=kept | own | environment, cwd=self.place, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def run(self, *argv: str | Path, **more: Any) -> str:
-        process = self.start(*argv, **more)
-        out, err = process.communicate(timeout=200)
-        assert process.returncode == 0, out + err
-        return err
-
-    def script(self, text: str, name: str = "script.py") -> Path:
-        path = self.place / name
-        path.write_text(text)
-        return path
-
-
-@pytest.fixture
-def user() -> Iterator[User]:
-    place = Path(tempfile.mkdtemp())
-    customized = place / "site"
-    customized.mkdir()
-    own = [path for path in site.getsitepackages() if path.startswith(sys.prefix)]
-    (customized / "sitecustomize.py").write_text(f"import site\nfor path in {own!r}:\n    site.addsitedir(path)\n")
-    place.chmod(0o755)
-    desk = place / "desk"
-    desk.mkdir()
-    shutil.chown(desk, "nobody", "nogroup")
-    python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin") or sys.executable
-    somebody = User(desk, python, customized)
-    process = somebody.start("-c", "import asyncflow_hpc")
-    said = process.communicate()[1]
-    try:
-        if process.returncode != 0:
-            pytest.skip(f"an ordinary user cannot use this package here: {said[-300:]}")
-        yield somebody
-    finally:
-        shutil.rmtree(place)
 
 
 def tree(work_dir: Path) -> dict[str, str]:
