@@ -319,7 +319,7 @@ class WorkflowEngine(Decorators):
                 member.cancel(msg)
         elif not future._cancelling and not self.closing:
             future._cancelling = future.description["is_service"] is False
-            self.chore(future._spec.lane.cancel(future))
+            self.chore(self._handing_over.cancel(future))
         return True
 
     def chore(self, work: Any) -> None:

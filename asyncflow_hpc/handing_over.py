@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ class HandingOver:
         self._closing = closing
         self._attempts = attempts
         self._recording = recording
+        self._on_the_way: dict[str, asyncio.Future[None]] = {}
 
     async def submit(self, lane: Lane, batch: list[Task]) -> None:
         """Hand tasks over to a backend; those that were settled meanwhile are left out."""
@@ -71,11 +73,14 @@ class HandingOver:
                 tasks.append(task)
         if not tasks or self._attempts.refuse(tasks):
             return
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        uids = [task["uid"] for task in tasks]
+        self._on_the_way.update(dict.fromkeys(uids, arrived))
         try:
             if recording is not None:
                 tasks = await self._unanswered(lane, tasks, recording)
-            if recording is not None and tasks:
-                tasks = await recording.admit(lane, tasks)
+                if tasks:
+                    tasks = self._wanted(await recording.admit(lane, tasks), recording)
             if tasks and not self._closing():
                 await lane.backend.submit_tasks(tasks)
         except Exception as error:
@@ -83,6 +88,29 @@ class HandingOver:
             for task in tasks:
                 if task["uid"] in live and task["state"] == _SUBMITTED:
                     self._attempts.not_taken(live[task["uid"]], error)
+        finally:
+            for uid in uids:
+                del self._on_the_way[uid]
+            arrived.set_result(None)
+
+    async def cancel(self, future: TaskFuture) -> None:
+        """Ask the backend to stop a task, once it has it; what it was not given yet, it does not get."""
+        arrived = self._on_the_way.get(future.uid)
+        if arrived is not None:
+            await asyncio.wait([arrived])
+        if not future.done():
+            await future._spec.lane.cancel(future)
+
+    def _wanted(self, tasks: list[Task], recording: Recording) -> list[Task]:
+        """Leave out the tasks that were cancelled while they were recorded."""
+        live = self._ledger.live
+        for task in tasks:
+            future = live.get(task["uid"])
+            if future is not None and future._cancelling:
+                task["state"] = TaskState.CANCELED
+                recording.note(task, TaskState.CANCELED)
+                self._ledger.cancel(future)
+        return [task for task in tasks if task["state"] != TaskState.CANCELED]
 
     async def _unanswered(self, lane: Lane, tasks: list[Task], recording: Recording) -> list[Task]:
         """Settle the tasks whose results are in the cache; returns the others."""

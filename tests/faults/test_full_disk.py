@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from asyncflow_hpc.events import TaskEnded
 from asyncflow_hpc.journal import read_events
 from asyncflow_hpc.testing import emulate
 
+from .disks import Disk, mounted
 from .on_emulators import QUICK
 from .on_slurm import Gate, needs_root
 from .resuming import FIRST, PBS, WAVES, WAVES_NAMES, WAVES_RESULT, Script
@@ -40,39 +38,12 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-class Disk:
-    """The file system of a session, of one megabyte."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self._ballast = place / "ballast"
-
-    def fill(self) -> None:
-        """Leave not one byte."""
-        with open(self._ballast, "ab", buffering=0) as stream:
-            for size in (65536, 4096, 1):
-                try:
-                    while True:
-                        stream.write(b"x" * size)
-                except OSError as error:
-                    assert error.errno == errno.ENOSPC
-        assert os.statvfs(self.place).f_bavail == 0
-
-    def make_room(self) -> None:
-        self._ballast.unlink()
-
-
 @pytest.fixture
 def disk(root: Path) -> Iterator[Disk]:
     place = root / "session"
     place.mkdir(0o700)
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(place)]
-    if subprocess.run(words, check=False, capture_output=True).returncode != 0:
-        pytest.skip("nothing can be mounted here")
-    try:
-        yield Disk(place)
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with mounted(place) as made:
+        yield made
 
 
 def ended(disk: Disk) -> list[TaskEnded]:
