@@ -85,12 +85,14 @@ class HandingOver:
                 await lane.backend.submit_tasks(tasks)
         except Exception as error:
             log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
-            for task in tasks:
-                if task["uid"] in live and task["state"] == _SUBMITTED:
-                    self._attempts.not_taken(live[task["uid"]], error)
+            for future in [live[task["uid"]] for task in tasks if task["uid"] in live and task["state"] == _SUBMITTED]:
+                if future._cancelling:
+                    self._ledger.cancel(future)
+                else:
+                    self._attempts.not_taken(future, error)
         finally:
             for uid in uids:
-                del self._on_the_way[uid]
+                self._on_the_way.pop(uid, None)
             arrived.set_result(None)
 
     async def cancel(self, future: TaskFuture) -> None:
@@ -98,7 +100,8 @@ class HandingOver:
         arrived = self._on_the_way.get(future.uid)
         if arrived is not None:
             await asyncio.wait([arrived])
-        if not future.done():
+        # A service that is ready is done, and goes on.
+        if future.uid in self._ledger.live:
             await future._spec.lane.cancel(future)
 
     def _wanted(self, tasks: list[Task], recording: Recording) -> list[Task]:
