@@ -18,7 +18,7 @@ import cloudpickle
 
 from asyncflow_hpc.errors import SerializationError
 
-__all__ = ["FunctionPickles", "dump_arguments", "dump_context", "dump_to", "dump_value"]
+__all__ = ["FunctionPickles", "dump_arguments", "dump_context", "dump_to", "dump_value", "forked"]
 
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
 _STEADY = frozenset({*_PLAIN, range})
@@ -97,6 +97,12 @@ def dump_context(context: Context) -> list[tuple[bytes, bytes]]:
 _process = uuid.uuid4().hex
 _sent: dict[ContextVar[Any], tuple[str, ...]] = {}
 _received: dict[tuple[str, ...], ContextVar[Any]] = {}
+
+
+def forked() -> None:
+    """Note that this process is a fork: the context variables that it makes are not those of its siblings."""
+    global _process
+    _process = uuid.uuid4().hex
 
 
 def _reduce_variable(variable: ContextVar[Any]) -> Any:

@@ -101,7 +101,7 @@ class Plain:
 
     async def run(self, n: int) -> None:
         """Run /bin/true n times, and wait until RADICAL-Pilot says that all are DONE."""
-        from asyncflow_hpc.backends.radical_pilot.dispatching import _Task
+        from asyncflow_hpc.backends.radical_pilot.dispatching import Waiting
 
         (pilot,) = self._pool._pilots.values()
         done: asyncio.Queue[str] = asyncio.Queue()
@@ -112,7 +112,7 @@ class Plain:
 
         tasks = [{"uid": f"plain.{next(self._numbers):06}", "executable": TRUE, "pilot": pilot.uid} for _ in range(n)]
         for task in tasks:
-            self._pool._dispatch.given(_Task(task, 0, hear), pilot)
+            self._pool._dispatch.given(Waiting(task, 0, hear), pilot)
         self._pool._connection.send("tasks", tasks=tasks)
         states = {await done.get() for _ in range(n)}
         if states != {"DONE"}:

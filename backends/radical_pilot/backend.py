@@ -58,7 +58,8 @@ class RadicalExecutionBackend(SandboxBackend):
     Args:
         resources: what a pilot is, in the words of RADICAL-Pilot's PilotDescription (resource, nodes, cores, gpus,
             runtime in minutes, queue, project ...), and a few of ours; all cores of this machine where None.
-        raptor_config: not built: functions run as executables.
+        raptor_config: lets workers of RAPTOR run the functions that they can run: how many masters, workers of each
+            of them, and cores_per_worker; all functions run as executables where None. See docs/radical_pilot.md.
         pilots: how many at once.
         site: name of a machine's profile, path of its YAML file, or a loaded one: it says what a pilot asks for where
             `resources` does not, and what is set up before each task.
@@ -98,15 +99,14 @@ class RadicalExecutionBackend(SandboxBackend):
         patience: float | None = None,
     ) -> None:
         super().__init__(name)
-        if raptor_config is not None:
-            raise ConfigurationError(
-                f"raptor_config of backend '{name}': RAPTOR is not built yet; without it, functions run as executables"
-            )
+        if raptor_config is not None and pool is not None:
+            raise ConfigurationError(f"raptor_config of backend '{name}' is for own pilots: give it to the PilotPool")
         self._own_pool = pool is None
         profile = site_for(site, None)
-        self._setup = () if profile is None else profile.environment.setup
+        self.setup = () if profile is None else tuple(profile.environment.setup)
         self.pool = pool or PilotPool(
             resources_of(SiteRules(profile), resources),
+            raptor_config,
             pilots=pilots,
             on_pilot_end=on_pilot_end,
             max_pilots=max_pilots,
@@ -189,8 +189,8 @@ class RadicalExecutionBackend(SandboxBackend):
         native = native_options(description, task.get("task_backend_specific_kwargs") or {})
         if native.get("timeout") and description.walltime is None:
             description = replace(description, walltime=float(native["timeout"]))
-        if self._setup:
-            description = replace(description, pre_exec=(*self._setup, *description.pre_exec))
+        if self.setup:
+            description = replace(description, pre_exec=(*self.setup, *description.pre_exec))
         session = str(self.session.path)
         plan = make_plan(task, session, lambda directory: Path(directory).stat().st_dev)
         shape = shape_of(description, self.pool.settings.room)
@@ -254,6 +254,8 @@ class RadicalExecutionBackend(SandboxBackend):
                 continue
             if event.state == "AGENT_EXECUTING":
                 self.running(job)
+            elif event.worker:
+                self._ending.worker_ended(job, event)
             elif event.cause is FailureCause.SUBMIT:
                 self._not_submitted(job, event.text)
             else:
@@ -287,7 +289,9 @@ class RadicalExecutionBackend(SandboxBackend):
         """Give a task to another pilot, if its own has ended and the policy is to do so."""
         told = job.told
         ended = told is not None and not told.state and told.cause not in (None, FailureCause.SUBMIT)
-        wanted = ended and job.asked is None and self.pool.on_pilot_end == "resubmit" and not self._closed
+        # What was never begun loses nothing, and costs nobody anything.
+        allowed = self.pool.on_pilot_end == "resubmit" or not job.begun
+        wanted = ended and job.asked is None and allowed and not self._closed
         if not wanted or job.attempt - job.first + 1 >= _MOST_ATTEMPTS:
             return False
         # Whatever may be left of it will not begin.
@@ -297,7 +301,7 @@ class RadicalExecutionBackend(SandboxBackend):
         self._forget(job)
         job.attempt = job.task["attempt"] = job.attempt + 1
         job.sandbox = sandbox_of(job.session, job.uid, job.attempt)
-        job.nonce, job.told = self.session.nonce(job.uid, job.attempt), None
+        job.nonce, job.told, job.begun = self.session.nonce(job.uid, job.attempt), None, True
         if job.phase is Phase.RUNNING:
             self.report(job.task, TaskState.SUBMITTED)
         job.phase = Phase.WAITING

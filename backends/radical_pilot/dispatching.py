@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from asyncflow_hpc.states import FailureCause
 
-from .pilots import Pilot
 from .settings import Room
 
-__all__ = ["Dispatch", "Listener", "TaskEvent"]
+__all__ = ["Dispatch", "Listener", "Place", "TaskEvent", "Waiting"]
 
 # Cores of tasks that a pilot is given beyond those that it has, so that it never waits for us.
 _AHEAD = 32
@@ -26,6 +25,7 @@ class TaskEvent(NamedTuple):
         state: in RADICAL-Pilot's word; "" when its pilot has ended, or could not take it.
         cause: why its pilot ended.
         pilot: which one it was.
+        worker: of RAPTOR, that has ended: what it ran has ended, too, and what it had not begun never will.
     """
 
     uid: str
@@ -34,12 +34,27 @@ class TaskEvent(NamedTuple):
     exit_code: int | None = None
     cause: FailureCause | None = None
     pilot: str = ""
+    worker: str = ""
+
+
+class Place(Protocol):
+    """Where tasks go: a pilot, or a master of RAPTOR in one."""
+
+    busy: int
+
+    @property
+    def state(self) -> str:
+        """The pilot's."""
+
+    @property
+    def address(self) -> dict[str, str]:
+        """What a description says of it."""
 
 
 Listener = Callable[[TaskEvent], None]
 
 
-class _Task(NamedTuple):
+class Waiting(NamedTuple):
     """A task on its way: RADICAL-Pilot's description, and who is told of it."""
 
     described: Mapping[str, Any]
@@ -58,8 +73,8 @@ class Dispatch:
         cores = room.nodes * (room.cores or 1)
         ahead = max(cores, _AHEAD)
         self._enough, self._alike = cores + ahead, max(1, ahead // _WAITING)
-        self._queue: dict[str, _Task] = {}
-        self._given: dict[str, tuple[_Task, Pilot]] = {}
+        self._queue: dict[str, Waiting] = {}
+        self._given: dict[str, tuple[Waiting, Place]] = {}
         self._sequence = 0
 
     def __len__(self) -> int:
@@ -67,9 +82,9 @@ class Dispatch:
 
     def put(self, described: Mapping[str, Any], cores: int, listener: Listener) -> None:
         """Let a task wait for a pilot."""
-        self._queue[described["uid"]] = _Task(described, cores, listener)
+        self._queue[described["uid"]] = Waiting(described, cores, listener)
 
-    def give(self, pilots: Sequence[Pilot]) -> list[dict[str, Any]]:
+    def give(self, pilots: Sequence[Place]) -> list[dict[str, Any]]:
         """Give pilots as much as they run soon; what waits can still go to any of them.
 
         Args:
@@ -89,10 +104,10 @@ class Dispatch:
             # Of those that wait, RADICAL-Pilot runs the last first, unless it is told otherwise.
             order = _LEVELS * task.described.get("priority", 0) - self._sequence // self._alike % _LEVELS
             self._sequence += 1
-            described.append({**task.described, "pilot": pilot.uid, "priority": order})
+            described.append({**task.described, **pilot.address, "priority": order})
         return described
 
-    def given(self, task: _Task, pilot: Pilot) -> None:
+    def given(self, task: Waiting, pilot: Place) -> None:
         """Note that a pilot has a task."""
         pilot.busy += task.cores
         self._given[task.described["uid"]] = (task, pilot)
@@ -101,7 +116,7 @@ class Dispatch:
         """Forget a task, if it still waits."""
         self._queue.pop(uid, None)
 
-    def holder(self, uid: str, ended: bool) -> tuple[Listener, Pilot] | None:
+    def holder(self, uid: str, ended: bool) -> tuple[Listener, Place] | None:
         """Say who is to be told of a task that a pilot was given, and which pilot has it.
 
         Args:
@@ -116,9 +131,13 @@ class Dispatch:
             pilot.busy -= task.cores
         return task.listener, pilot
 
-    def take_from(self, pilot: Pilot) -> dict[str, Listener]:
+    def held_by(self, pilot: Place) -> dict[str, Listener]:
+        """Say which tasks a pilot has."""
+        return {uid: task.listener for uid, (task, its) in self._given.items() if its is pilot}
+
+    def take_from(self, pilot: Place) -> dict[str, Listener]:
         """Take all tasks from a pilot."""
-        theirs = {uid: task.listener for uid, (task, its) in self._given.items() if its is pilot}
+        theirs = self.held_by(pilot)
         for uid in theirs:
             del self._given[uid]
         return theirs

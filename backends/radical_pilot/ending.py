@@ -22,7 +22,8 @@ from ..psij.commands import CommandTimeoutError, run_blocking
 from ..run_script import said, script_path
 from ..verdict import Verdict
 from .dispatching import TaskEvent
-from .jobs import Phase, PilotJob, ended_from_outside, recorded, take_claim, verdict_of
+from .jobs import Phase, PilotJob, claimed_for, ended_from_outside, recorded, take_claim, verdict_of
+from .masters import ALL_WORKERS
 
 if TYPE_CHECKING:
     from .backend import RadicalExecutionBackend
@@ -161,16 +162,40 @@ class Ending:
             job.told = job.told or TaskEvent(job.rp_uid, "CANCELED")
             self.look_at(job)
 
+    def worker_ended(self, job: PilotJob, told: TaskEvent) -> None:
+        """Settle a call if the worker of RAPTOR that has ended had it, or if nobody has begun it."""
+        self._backend.chore(self._worker_ended(job, told, job.attempt))
+
+    async def _worker_ended(self, job: PilotJob, told: TaskEvent, attempt: int) -> None:
+        native = await self._in_thread(take_claim, job)
+        if native is not None and told.worker not in (ALL_WORKERS, await self._in_thread(claimed_for, job)):
+            return
+        if native is not None:
+            # It ends with its worker; but not before now, perhaps.
+            if "@" in native:
+                await self._signal(native, "KILL")
+            else:
+                await self._in_thread(end_processes, int(native), job.sandbox, 0.0)
+        if job.phase is not Phase.ENDED and job.attempt == attempt:
+            job.begun, job.told = native is not None, told
+            self.look_at(job)
+
+    async def _signal(self, native: str, *names: str) -> None:
+        """Send signals to a process, with all its group, in an allocation of Slurm."""
+        step, _, process = native.partition("@")
+        node, _, pid = process.rpartition(":")
+        kills = "; ".join(f"kill -{name} -{pid}" for name in names)
+        job_id = step.partition(".")[0]
+        await self._command(*_IN_JOB, f"--jobid={job_id}", f"--nodelist={node}", "/bin/sh", "-c", kills)
+
     async def _end_step(self, job: PilotJob, native: str) -> None:
         """End what runs in an allocation of Slurm.
 
         The step's end alone would kill the run script before it has ended the ranks, which are a step of their own.
         """
-        step, _, process = native.partition("@")
-        node, _, pid = process.rpartition(":")
-        job_id = step.partition(".")[0]
-        for kill in (f"kill -TERM -{pid}; kill -CONT -{pid}", f"kill -KILL -{pid}"):
-            await self._command(*_IN_JOB, f"--jobid={job_id}", f"--nodelist={node}", "/bin/sh", "-c", kill)
+        job_id = native.partition(".")[0]
+        for names in (("TERM", "CONT"), ("KILL",)):
+            await self._signal(native, *names)
             if await self._ended_within(job, _GRACE):
                 break
         steps = await self._steps_of(job_id, job.rp_uid)
@@ -216,13 +241,13 @@ def end_processes(pid: int, sandbox: str, grace: float) -> None:
     """End what runs in a sandbox on this machine, and wait until it is gone; in a thread.
 
     Args:
-        pid: of the run script, which leads a group of its own.
+        pid: of the run script, or of the process that does its work for RAPTOR, which leads a group of its own.
         grace: seconds between the request to end and the kill.
     """
     with suppress(psutil.Error, OSError):
         script = psutil.Process(pid)
-        # The number may be another's by now.
-        if script_path(sandbox) in script.cmdline():
+        # The number may be another's by now. A forked call has the words of what forked it.
+        if script_path(sandbox) in script.cmdline() or os.path.samefile(script.cwd(), sandbox):
             group = os.getpgid(pid)
             if group == pid:
                 os.killpg(group, signal.SIGTERM)

@@ -20,7 +20,7 @@ from .dispatching import TaskEvent
 from .states import TASK_STATES
 from .translation import Shape
 
-__all__ = ["Phase", "PilotJob", "ended_from_outside", "recorded", "take_claim", "verdict_of"]
+__all__ = ["Phase", "PilotJob", "claimed_for", "ended_from_outside", "recorded", "take_claim", "verdict_of"]
 
 # To a shell, 128 + n means ended by signal n.
 _SIGNALLED = range(129, 193)
@@ -53,6 +53,7 @@ class PilotJob:
         asked: why we ended it, if we did.
         told: what was told of its end, apart from its record.
         walltime: ends it.
+        begun: it may have begun, as far as is known.
     """
 
     task: Task
@@ -70,6 +71,7 @@ class PilotJob:
     told: TaskEvent | None = None
     settling: bool = False
     walltime: asyncio.TimerHandle | None = None
+    begun: bool = True
 
     @property
     def uid(self) -> str:
@@ -98,8 +100,13 @@ def take_claim(job: PilotJob) -> str | None:
         os.symlink(_OURS, f"{job.sandbox}/.asyncflow/claim")
     except FileExistsError:
         native = claimed_by(job.sandbox)
-        return None if native == _OURS else native
+        return None if native == _OURS or native is None else native.partition("#")[0]
     return None
+
+
+def claimed_for(job: PilotJob) -> str:
+    """Say which worker of RAPTOR runs an attempt, or has run it; "" where it is none."""
+    return (claimed_by(job.sandbox) or "").partition("#")[2]
 
 
 def ended_from_outside(record: Record, remote: bool) -> bool:

@@ -64,6 +64,11 @@ class Pilot:
     end: tuple[str, FailureCause] | None = None
 
     @property
+    def address(self) -> dict[str, str]:
+        """What a description says of where it goes."""
+        return {"pilot": self.uid}
+
+    @property
     def job(self) -> str | None:
         """The id of its job, or of its process session."""
         with suppress(OSError):

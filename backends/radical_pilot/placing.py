@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
+import logging
 import os
 import shlex
 import shutil
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from asyncflow_hpc.task import command_of
 
 from ..away import PickledCall, runner_argv
 from ..call_files import CALL
+from ..forked_call import Request, leave_request
 from ..local.ranks import GPU_VARIABLES
 from ..pickling import FunctionPickles
 from ..psij.commands import clean_environment
@@ -29,12 +32,15 @@ from ..psij.slurm_dialect import SlurmDialect
 from ..run_script import RunScript, script_path, write_script
 from ..sandbox import make_sandbox, sandbox_of
 from .jobs import PilotJob
-from .translation import native_options, rp_task
+from .raptor import call_task, server_text, why_not
+from .translation import native_options, plain_name, rp_task
 
 if TYPE_CHECKING:
     from .backend import RadicalExecutionBackend
 
 __all__ = ["Placing"]
+
+log = logging.getLogger(__name__)
 
 # What runs a task, as it calls itself: the job, the step and the node of Slurm, and the process.
 _STEP, _PROCESS = "$SLURM_JOB_ID.$SLURM_STEP_ID@$SLURMD_NODENAME:$$", "$$"
@@ -133,16 +139,50 @@ class Placing:
         make_sandbox(job.sandbox)
         if job.task.get("function") is not None:
             _leave_call(job, call)
+        native = native_options(job.description, job.task.get("task_backend_specific_kwargs") or {})
         try:
-            write_script(self.script(job))
             starter = pool.starter(clean_environment())
+            if self._goes_to_raptor(job, native):
+                return self._request(job, starter)
+            write_script(self.script(job))
         except OSError as error:
             raise SessionError(f"the run script of {job.uid} cannot be written: {error}") from error
         argv = [*_APART, "/bin/sh", starter, script_path(job.sandbox)]
         if job.shape.holders > 1:
             argv = ["/bin/sh", "-c", _HOLD, job.sandbox, *argv]
-        native = native_options(job.description, job.task.get("task_backend_specific_kwargs") or {})
         return rp_task(job.rp_uid, job.task["name"], argv, job.shape, pool.settings.room, native)
+
+    def _goes_to_raptor(self, job: PilotJob, native: Mapping[str, Any]) -> bool:
+        if not self._backend.pool.calls_functions:
+            return False
+        reason = why_not(job.task, job.description, native, self._backend.setup)
+        log.debug("%s runs %s", job.uid, "in a worker of RAPTOR" if reason is None else f"as executable: {reason}")
+        return reason is None
+
+    def _request(self, job: PilotJob, starter: str) -> dict[str, Any]:
+        """Leave what a worker of RAPTOR has to know; returns what RADICAL-Pilot is told."""
+        pool, plan = self._backend.pool, job.plan
+        request = Request(
+            uid=job.uid,
+            session=job.session,
+            sandbox=job.sandbox,
+            nonce=job.nonce,
+            attempt=job.attempt,
+            environment=self._environment(job),
+            plan=plan if plan.stages_in or plan.promised or plan.deliveries else None,
+            cwd=job.description.cwd,
+            patience=int(self._backend.patience),
+            durable=pool.settings.kind != "local",
+            step=pool.settings.kind == "slurm",
+        )
+        leave_request(request)
+        text = server_text(self._backend.python, self._backend.setup)
+        script = pool.kept(f"calls.{hashlib.sha256(os.fsencode(text)).hexdigest()[:16]}.sh", text)
+        return call_task(job.rp_uid, plain_name(job.task["name"]), [job.sandbox, starter, script])
+
+    def _environment(self, job: PilotJob) -> dict[str, str]:
+        hides = self._backend.pool.settings.room.gpus and not job.description.gpus_per_rank
+        return {**(dict.fromkeys(GPU_VARIABLES, "") if hides else {}), **job.description.environment}
 
     def script(self, job: PilotJob) -> RunScript:
         """Return the run script of a task."""
@@ -151,7 +191,6 @@ class Placing:
             argv = runner_argv(self._backend.python, job.sandbox)
         else:
             argv = argv_of(command_of(task), description.shell)
-        hidden = dict.fromkeys(GPU_VARIABLES, "") if settings.room.gpus and not description.gpus_per_rank else {}
         return RunScript(
             uid=job.uid,
             name=task["name"],
@@ -160,7 +199,7 @@ class Placing:
             nonce=job.nonce,
             attempt=job.attempt,
             argv=self._launch_line(argv, job),
-            environment={**hidden, **description.environment},
+            environment=self._environment(job),
             plan=job.plan,
             cwd=description.cwd,
             pre_exec=description.pre_exec,

@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from asyncflow_hpc.states import FailureCause
 
 from ..local.machine import total_memory, usable_cores
 from .connection import LOG, Connection
-from .dispatching import Dispatch, Listener, TaskEvent
+from .dispatching import Listener, TaskEvent
 from .environment import (
     OPTIONS,
     is_plain,
@@ -29,7 +30,9 @@ from .environment import (
     write_configuration,
     write_plugins,
 )
+from .masters import Lanes
 from .pilots import Pilot, agent_of, cause_of_end, end_pilot, is_alive, monotonic, said_by, scheduler_says
+from .raptor import STUB, raptor_settings, room_left
 from .settings import PilotSettings, settings_for
 from .states import PILOT_STATES
 
@@ -48,6 +51,7 @@ class PilotPool:
 
     Args:
         resources: what each pilot is: keys of RADICAL-Pilot's PilotDescription, and those of `settings_for`.
+        raptor_config: what RAPTOR is in each of them, for functions: see `raptor_settings`; there is none where None.
         pilots: how many at once.
         on_pilot_end: "fail" the tasks of a pilot that ended, or "resubmit" them to another one.
         max_pilots: so many are started in all; with "resubmit" two more than `pilots` where None.
@@ -57,6 +61,7 @@ class PilotPool:
     def __init__(
         self,
         resources: Mapping[str, Any] | None = None,
+        raptor_config: Mapping[str, Any] | None = None,
         *,
         pilots: int = 1,
         on_pilot_end: OnPilotEnd = "fail",
@@ -68,13 +73,15 @@ class PilotPool:
                 raise ConfigurationError(f"{what} must be a whole number above zero, not {value!r}")
         if on_pilot_end not in ("fail", "resubmit"):
             raise ConfigurationError(f"on_pilot_end must be 'fail' or 'resubmit', not {on_pilot_end!r}")
-        self.settings: PilotSettings = settings_for(resources, usable_cores(), total_memory("radical_pilot", None))
+        raptor = raptor_settings(raptor_config)
+        settings = settings_for(resources, usable_cores(), total_memory("radical_pilot", None))
+        self.settings: PilotSettings = replace(settings, room=room_left(settings.room, raptor))
         self.on_pilot_end = on_pilot_end
         self._count = pilots
         self._most = max_pilots or pilots + (2 if on_pilot_end == "resubmit" else 0)
         self._directory = directory
         self._pilots: dict[str, Pilot] = {}
-        self._dispatch = Dispatch(self.settings.room)
+        self._dispatch = Lanes(self.settings.room, raptor)
         self._last_end: tuple[str, FailureCause] = ("none was started", FailureCause.BACKEND)
         self._starters: dict[str, str] = {}
         self._lock = threading.RLock()
@@ -158,9 +165,17 @@ class PilotPool:
         with self._lock:
             return {pilot.uid: pilot.state for pilot in self._pilots.values()}
 
+    @property
+    def calls_functions(self) -> bool:
+        """Whether functions can go to a master of RAPTOR."""
+        return self._dispatch.has_masters
+
     def starter(self, environment: Mapping[str, str]) -> str:
         """Return the path of a script that starts a run script with an environment."""
-        name, text = starter_text(environment)
+        return self.kept(*starter_text(environment))
+
+    def kept(self, name: str, text: str) -> str:
+        """Write a script where tasks find it, unless it is there; returns its path."""
         if name not in self._starters:
             path = self.place / name
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o700)
@@ -243,6 +258,8 @@ class PilotPool:
         made = [Pilot(f"pilot.{self.place.name[-12:]}.{len(self._pilots) + index:04}") for index in range(number)]
         self._pilots.update({pilot.uid: pilot for pilot in made})
         self._connection.send("pilots", pilots=[{**self.settings.description, "uid": pilot.uid} for pilot in made])
+        if parts := self._dispatch.begin(made, self.kept("raptor_workers.py", STUB)):
+            self._connection.send("tasks", tasks=parts)
         return made
 
     def _take_event(self, event: dict[str, Any]) -> None:
@@ -283,11 +300,14 @@ class PilotPool:
     def _take_task(self, event: dict[str, Any]) -> None:
         uid, state = event["uid"], event["state"]
         with self._lock:
+            told = self._dispatch.part_told(uid, state, event["text"])
             found = self._dispatch.holder(uid, ended=state != "AGENT_EXECUTING")
             self._fill()
+        for hearing, of_part in told:
+            hearing(of_part)
         if found is not None:
             listener, pilot = found
-            listener(TaskEvent(uid, state, event["text"], event["exit_code"], pilot=pilot.uid))
+            listener(TaskEvent(uid, state, event["text"], event["exit_code"], pilot=pilot))
 
     def _take_failure(self, event: dict[str, Any]) -> None:
         log.debug("RADICAL-Pilot failed: %s", event["text"])

@@ -17,7 +17,7 @@ from asyncflow_hpc.task import TaskDescription
 
 from .settings import MB, Room
 
-__all__ = ["NATIVE_KEYS", "Shape", "native_options", "rp_task", "shape_of"]
+__all__ = ["NATIVE_KEYS", "Shape", "native_options", "plain_name", "rp_task", "shape_of"]
 
 # Keys of RADICAL-Pilot's own that may go along; all else is said in our words, or by the backend itself. It checks no
 # types, and a wrong one stops its agent for good.
@@ -119,6 +119,11 @@ def native_options(description: TaskDescription, given: Mapping[str, Any]) -> di
     return native
 
 
+def plain_name(name: str) -> str:
+    """Make a name that RADICAL-Pilot can have in its shell scripts."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
+
+
 def rp_task(
     uid: str, name: str, argv: list[str], shape: Shape, room: Room, native: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def rp_task(
     """
     task: dict[str, Any] = {
         "uid": uid,
-        "name": "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name),
+        "name": plain_name(name),
         # The one field that goes into its shell script as it is: arguments are put into double quotes there.
         "executable": shlex.join(argv),
         "ranks": shape.holders,
