@@ -12,10 +12,14 @@ import re
 import shlex
 import site
 import sys
+import tempfile
+import uuid
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from asyncflow_hpc.errors import ConfigurationError
 
 from ..local.ranks import GPU_VARIABLES
 from ..psij.commands import clean_environment
@@ -28,6 +32,7 @@ __all__ = [
     "can_run",
     "is_installed",
     "is_plain",
+    "make_place",
     "process_environment",
     "starter_text",
     "write_configuration",
@@ -106,6 +111,33 @@ def can_run() -> bool:
 def is_plain(path: str | os.PathLike[str]) -> bool:
     """Tell whether RADICAL-Pilot can have its files in a directory."""
     return _PLAIN.fullmatch(os.fspath(path)) is not None
+
+
+def make_place(directory: str | os.PathLike[str] | None, local: bool) -> Path:
+    """Make a directory for all files of RADICAL-Pilot.
+
+    Args:
+        directory: in which to make it; the current one where None.
+        local: nothing but this machine has to see it.
+
+    Raises:
+        ConfigurationError: RADICAL-Pilot cannot have its files there.
+    """
+    above = Path(directory or Path.cwd()).absolute()
+    if not is_plain(above):
+        if directory is not None or not local:
+            raise ConfigurationError(
+                f"RADICAL-Pilot cannot have its files in {above}: it takes only letters, digits and _ . + = @ -"
+                " in a path; give directory=... another one, on a file system that all nodes see"
+            )
+        above = Path(tempfile.gettempdir())
+    try:
+        above.mkdir(0o700, parents=True, exist_ok=True)
+        place = above / f"asyncflow-pilots.{uuid.uuid4().hex[:12]}"
+        place.mkdir(0o700)
+    except OSError as error:
+        raise ConfigurationError(f"RADICAL-Pilot cannot have its files in {above}: {error.strerror}") from error
+    return place
 
 
 def process_environment(place: Path, plugins: Path, loopback: bool) -> dict[str, str]:

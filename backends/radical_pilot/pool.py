@@ -7,9 +7,7 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import threading
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -24,7 +22,7 @@ from .connection import LOG, Connection
 from .dispatching import Listener, TaskEvent
 from .environment import (
     OPTIONS,
-    is_plain,
+    make_place,
     process_environment,
     starter_text,
     write_configuration,
@@ -120,7 +118,7 @@ class PilotPool:
         with self._lock:
             if self._connection is not None:
                 return
-            self.place = self._make_place()
+            self.place = make_place(self._directory, local=self.settings.kind == "local")
             plugins, loopback = self.place / "plugins", self.settings.kind == "local"
             write_plugins(plugins, loopback)
             if self.settings.configuration is not None:
@@ -135,23 +133,6 @@ class PilotPool:
                 self.place, process_environment(self.place, plugins, loopback), self._take_event
             )
         threading.Thread(target=self._watch, name="asyncflow-pilot-watch", daemon=True).start()
-
-    def _make_place(self) -> Path:
-        above = Path(self._directory or Path.cwd()).absolute()
-        if not is_plain(above):
-            if self._directory is not None or self.settings.kind != "local":
-                raise ConfigurationError(
-                    f"RADICAL-Pilot cannot have its files in {above}: it takes only letters, digits and _ . + = @ -"
-                    " in a path; give directory=... another one, on a file system that all nodes see"
-                )
-            above = Path(tempfile.gettempdir())
-        try:
-            above.mkdir(0o700, parents=True, exist_ok=True)
-            place = above / f"asyncflow-pilots.{uuid.uuid4().hex[:12]}"
-            place.mkdir(0o700)
-        except OSError as error:
-            raise ConfigurationError(f"RADICAL-Pilot cannot have its files in {above}: {error.strerror}") from error
-        return place
 
     @property
     def nodelist(self) -> list[str]:

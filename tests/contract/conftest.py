@@ -20,6 +20,12 @@ from asyncflow_hpc.testing.contract.conftest import *  # noqa: F403
 # It takes a quarter of a minute to start: one pilot for all tests.
 PILOTS = PilotPool({"cores": 2, "gpus": 2}, directory=tempfile.gettempdir())
 
+# And one with RAPTOR, for functions.
+RAPTOR_PILOTS = PilotPool({"cores": 4}, {"workers": 1, "cores_per_worker": 2}, directory=tempfile.gettempdir())
+
+# Where a backend differs from another one in its functions alone: the modules of tests that are run on it.
+ONLY = {"radical_pilot-raptor": ("test_functions", "test_processes", "test_cancel", "test_staging")}
+
 IN_THREADS = {"processes": "its functions run in threads of the driver"}
 
 
@@ -45,6 +51,9 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
         backends["radical_pilot"] = BackendUnderTest(
             lambda: RadicalExecutionBackend(pool=PILOTS), PILOT_SKIPS, lag=5.0, **room
         )
+        backends["radical_pilot-raptor"] = BackendUnderTest(
+            lambda: RadicalExecutionBackend(pool=RAPTOR_PILOTS), PILOT_SKIPS, walltime=0.5, lag=5.0
+        )
     # Set by scripts/test, which starts the clusters.
     for name, variable in (("slurm", "ASYNCFLOW_TEST_SLURM"), ("slurm-accounted", "ASYNCFLOW_TEST_SLURM_ACCOUNTING")):
         if cluster := os.environ.get(variable):
@@ -60,9 +69,22 @@ def same_cluster_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SLURM_CONF", os.environ["SLURM_CONF"])
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what says nothing new."""
+    left_out = [item for item in items if not _is_new(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_new(item: pytest.Item) -> bool:
+    return all(item.path.stem in modules for name, modules in ONLY.items() if f"[{name}" in item.name)
+
+
 def pytest_unconfigure() -> None:
-    """End the pilot."""
+    """End the pilots."""
     asyncio.run(PILOTS.close())
+    asyncio.run(RAPTOR_PILOTS.close())
 
 
 PILOT_SKIPS = {
