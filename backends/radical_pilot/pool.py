@@ -284,8 +284,8 @@ class PilotPool:
             told = self._dispatch.part_told(uid, state, event["text"])
             found = self._dispatch.holder(uid, ended=state != "AGENT_EXECUTING")
             self._fill()
-        for hearing, of_part in told:
-            hearing(of_part)
+        for listener, of_part in told:
+            listener(of_part)
         if found is not None:
             listener, pilot = found
             listener(TaskEvent(uid, state, event["text"], event["exit_code"], pilot=pilot))
@@ -296,7 +296,10 @@ class PilotPool:
             if uid in self._pilots:
                 self._end(self._pilots[uid], event["text"])
             with self._lock:
+                told = self._dispatch.part_told(uid, "FAILED", event["text"])
                 found = self._dispatch.holder(uid, ended=True)
+            for listener, of_part in told:
+                listener(of_part)
             if found is not None:
                 found[0](TaskEvent(uid, "", event["text"], cause=FailureCause.SUBMIT))
         if not event["uids"]:
