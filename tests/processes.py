@@ -16,6 +16,7 @@ BACKENDS = (
     "noop",
     "pbs_classic",
     "pbs",
+    "radical_pilot-raptor",
     "radical_pilot",
     "slurm-accounted",
     "slurm",

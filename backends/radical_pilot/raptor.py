@@ -24,8 +24,16 @@ CORES = "ASYNCFLOW_RAPTOR_CORES"
 SERVER = "ASYNCFLOW_CALL_SERVER"
 """The variable that tells a call server its name."""
 
-STUB = f"from {__package__}.raptor_worker import CallWorker  # noqa: F401\n"
-"""What RAPTOR loads its workers from, by the path of a file."""
+STUB = f"""\
+import radical.pilot
+
+from {__package__}.raptor_worker import Calls
+
+
+class CallWorker(Calls, radical.pilot.raptor.Worker):
+    pass
+"""
+"""The file from which RAPTOR loads its workers."""
 
 _SHORT = ("masters", "workers", "cores_per_worker")
 _MASTER, _WORKER = ("ranks", "workers"), ("ranks", "cores_per_rank", "worker_type")
@@ -216,7 +224,7 @@ def why_not(
 
 
 def call_task(uid: str, name: str, words: list[str]) -> dict[str, Any]:
-    """Describe a call for `CallWorker` to RADICAL-Pilot.
+    """Describe a call to RADICAL-Pilot.
 
     Args:
         words: sandbox, starter, and what it starts.

@@ -1,4 +1,4 @@
-"""A worker of RAPTOR that forks a process for each call from a warm one; loaded in RADICAL-Pilot's own process.
+"""A worker of RAPTOR that forks a process for each call from a warm one; used in RADICAL-Pilot's own process.
 
 Its own worker starts two processes of multiprocessing for a call from one that has threads, loses a call whose process
 dies, cannot stop one, and sends results through msgpack. Here all that RAPTOR carries is where the call lies, and how
@@ -15,12 +15,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import radical.pilot as rp
-import radical.utils as ru
-
 from .raptor import CORES, SERVER
 
-__all__ = ["CallWorker"]
+__all__ = ["Calls"]
 
 _STATE_PUBSUB = "state_pubsub"
 
@@ -34,17 +31,27 @@ _LOOK = 1.0
 _NOT_STARTED = 127
 
 
-class CallWorker(rp.raptor.Worker):  # type: ignore[misc]
-    """Runs calls, each where a driver has left it.
+class Calls:
+    """What makes a worker of RAPTOR run calls, each where a driver has left it; goes before its class `Worker`.
 
     Args:
         raptor_id: of its master.
     """
 
+    _uid: str
+    _log: Any
+    _prof: Any
+    _reg: Any
+    _req_addr_get: str
+    _res_addr_put: str
+
     def __init__(self, raptor_id: str) -> None:
+        # Importing it writes files, and sets signal handlers.
+        import radical.utils as ru
+
         self._ended = threading.Event()
         threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
-        super().__init__(manager=True, rank=0, raptor_id=raptor_id)
+        super().__init__(manager=True, rank=0, raptor_id=raptor_id)  # type: ignore[call-arg]
         self._free = threading.Semaphore(int(os.environ.get(CORES, "1")))
         self._servers: dict[str, _Server] = {}
         addresses = self._reg[f"bridges.{_STATE_PUBSUB}"]
@@ -72,7 +79,7 @@ class CallWorker(rp.raptor.Worker):  # type: ignore[misc]
 
     def _take(self, tasks: Any) -> None:
         """Start calls, each when a core is free; until then the others are another worker's to take."""
-        for task in ru.as_list(tasks):
+        for task in tasks if isinstance(tasks, list) else [tasks]:
             self._free.acquire()
             sandbox, starter, script = task["description"]["args"]
             task["worker"] = self._uid
@@ -106,7 +113,7 @@ class CallWorker(rp.raptor.Worker):  # type: ignore[misc]
 class _Server:
     """A process that forks, seen from here."""
 
-    def __init__(self, worker: CallWorker, starter: str, script: str, name: str) -> None:
+    def __init__(self, worker: Calls, starter: str, script: str, name: str) -> None:
         self.running: dict[str, dict[str, Any]] = {}
         self.ended = False
         self._worker = worker
