@@ -220,9 +220,13 @@ async def test_workers_and_masters_that_are_killed(root: Path, place: Path) -> N
         gate.unlink()
         last = waits(str(gate))
         await until(lambda: up([last]))
-        part(place, f"{pilot}.m0.w1").kill()
+        # RADICAL-Pilot sees only the end of the shell that it has started the worker by.
+        worker = part(place, f"{pilot}.m0.w1")
+        pids = [worker.pid, pid_of(last)]
+        psutil.Process(worker.ppid()).kill()
         with pytest.raises(TaskFailedError, match="RAPTOR worker has ended"):
             await last
+        await gone(*pids)
         # RAPTOR is gone, and its cores are there for functions as executables.
         gate.touch()
         as_executables = [waits(str(gate)) for _ in range(3)]
