@@ -130,10 +130,11 @@ class _Server:
             uid = self._running.pop(pid, None)
             if uid is None:
                 continue
-            # Killed, it has left the function behind.
-            with suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
             code = os.waitstatus_to_exitcode(status)
+            if code < 0:
+                # Killed, it has left the function behind.
+                with suppress(OSError):
+                    os.killpg(pid, signal.SIGKILL)
             self._tell("ended", uid=uid, code=code if code >= 0 else 128 - code)
 
     def _kill_all(self) -> None:

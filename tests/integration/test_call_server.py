@@ -26,7 +26,7 @@ from asyncflow_hpc.backends.forked_call import REFUSED, Request, leave_request
 from asyncflow_hpc.backends.pickling import FunctionPickles, dump_arguments
 from asyncflow_hpc.backends.staging import Delivery, Plan, Transfer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(15)
 
 
 class Server:
