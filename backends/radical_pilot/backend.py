@@ -22,6 +22,7 @@ from asyncflow_hpc.task import Task, TaskDescription, describe
 
 from ..base import SandboxBackend
 from ..evidence import spool_of
+from ..forked_call import REFUSED
 from ..sandbox import make_session, sandbox_of
 from ..services import Services
 from ..site import SiteRules, site_for
@@ -256,6 +257,8 @@ class RadicalExecutionBackend(SandboxBackend):
                 self.running(job)
             elif event.worker:
                 self._ending.worker_ended(job, event)
+            elif job.by_raptor and event.exit_code == REFUSED:
+                log.debug("a worker of RAPTOR was refused %s, which we have taken from it", job.uid)
             elif event.cause is FailureCause.SUBMIT:
                 self._not_submitted(job, event.text)
             else:

@@ -86,7 +86,7 @@ class Ending:
     def _patience(self, job: PilotJob, sure: bool) -> float:
         if sure:
             return self._backend.patience
-        if job.told is None or job.asked is not None:
+        if job.told is None or job.asked is not None or not job.begun:
             # Who was ended by us may have been killed before it could leave a record.
             return 0.0
         return self._backend.patience if job.told.state else min(self._backend.patience, _HURRY)

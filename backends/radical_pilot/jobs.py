@@ -54,6 +54,7 @@ class PilotJob:
         told: what was told of its end, apart from its record.
         walltime: ends it.
         begun: it may have begun, as far as is known.
+        by_raptor: a worker of RAPTOR is to run it.
     """
 
     task: Task
@@ -72,6 +73,7 @@ class PilotJob:
     settling: bool = False
     walltime: asyncio.TimerHandle | None = None
     begun: bool = True
+    by_raptor: bool = False
 
     @property
     def uid(self) -> str:

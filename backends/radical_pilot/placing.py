@@ -142,7 +142,8 @@ class Placing:
         native = native_options(job.description, job.task.get("task_backend_specific_kwargs") or {})
         try:
             starter = pool.starter(clean_environment())
-            if self._goes_to_raptor(job, native):
+            job.by_raptor = self._goes_to_raptor(job, native)
+            if job.by_raptor:
                 return self._request(job, starter)
             write_script(self.script(job))
         except OSError as error:

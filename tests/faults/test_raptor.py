@@ -173,10 +173,13 @@ async def calls_are_ended(flow: WorkflowEngine) -> None:
 
 
 async def test_workers_and_masters_that_are_killed(root: Path, place: Path) -> None:
-    config = {"masters": [{"workers": [{}, {}]}, {"workers": [{"ranks": 2, "cores_per_rank": 1}]}]}
+    config = {"masters": [{"workers": [{}, {}, {}]}, {"workers": [{"ranks": 2, "cores_per_rank": 1}]}]}
     pool = PilotPool({"cores": 8}, config, directory=place)
-    async with pool, WorkflowEngine.create(RadicalExecutionBackend(pool=pool), work_dir=root, retries=0) as flow:
+    # As where a file system may lag.
+    backend = RadicalExecutionBackend(pool=pool, patience=3.0)
+    async with pool, WorkflowEngine.create(backend, work_dir=root, retries=0) as flow:
         (pilot,) = pool.states
+        await one_of_many_workers_is_killed(flow, place, f"{pilot}.m0.w2")
         gate = root / "gate"
 
         @flow.function_task
@@ -233,6 +236,30 @@ async def test_workers_and_masters_that_are_killed(root: Path, place: Path) -> N
         await asyncio.gather(*as_executables)
         assert {worker_of(call) for call in as_executables} == {""}
         assert not processes_here(flow.session_dir)
+
+
+async def one_of_many_workers_is_killed(flow: WorkflowEngine, place: Path, victim: str) -> None:
+    @flow.function_task
+    def naps() -> int:
+        time.sleep(0.3)
+        return os.getpid()
+
+    calls = [naps() for _ in range(40)]
+
+    def had_by_victim() -> list[Any]:
+        claims = [Path(call.task.get("sandbox") or "-", ".asyncflow", "claim") for call in calls]
+        return [
+            call for call, claim in zip(calls, claims, strict=True) if claim.is_symlink() and victim in worker_of(call)
+        ]
+
+    await until(had_by_victim)
+    part(place, victim).kill()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    # What it had begun may be lost, and nothing else is, though others get what it was sent.
+    assert len(errors) <= 1, errors
+    assert all(isinstance(error, TaskFailedError) and error.cause is FailureCause.NODE_FAILURE for error in errors)
+    assert any(call.task["sandbox"].endswith(".1") for call in calls)
 
 
 async def test_pilot_killed_under_calls(root: Path, place: Path) -> None:
