@@ -12,6 +12,7 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -110,6 +111,12 @@ class Calls:
         self._free.release()
 
 
+def _true_node(environment: Mapping[str, str]) -> dict[str, str]:
+    # RADICAL-Pilot gives its own processes the environment of its agent, which is on the first node.
+    node = environment.get("SLURM_STEP_NODELIST")
+    return {"SLURMD_NODENAME": node} if node else {}
+
+
 class _Server:
     """A process that forks, seen from here."""
 
@@ -119,7 +126,8 @@ class _Server:
         self._worker = worker
         self._ready = False
         self._lock = threading.Lock()
-        words, environment = ["/bin/sh", starter, script], {**os.environ, SERVER: name}
+        environment = {**os.environ, SERVER: name, **_true_node(os.environ)}
+        words = ["/bin/sh", starter, script]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._wait, daemon=True).start()

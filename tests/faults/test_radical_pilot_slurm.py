@@ -164,3 +164,51 @@ def test_driver_killed(root: Path, place: Path) -> None:
     driver.communicate()
     while jobs() or processes_here(place):
         time.sleep(0.2)
+
+
+async def test_raptor_on_two_nodes(root: Path, place: Path) -> None:
+    backend = RadicalExecutionBackend(
+        {"nodes": 2, "mem_per_node": 3000, "queue": "normal", "runtime": 7},
+        {"workers": 2, "cores_per_worker": 12},
+        site="dev_cluster",
+        directory=place,
+        patience=2.0,
+    )
+    async with WorkflowEngine.create(backend, work_dir=root, retries=0) as flow:
+
+        @flow.function_task
+        def hangs(stubborn: bool = False) -> None:
+            if stubborn:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            subprocess.Popen(["sleep", "600"])
+            Path("up").touch()
+            time.sleep(600)
+
+        def claim(task: Any) -> str:
+            return os.readlink(Path(task.task["sandbox"], ".asyncflow", "claim"))
+
+        # More than one worker has cores for.
+        calls = [hangs(stubborn=number < 2) for number in range(14)]
+        await until(lambda: all(Path(call.task.get("sandbox") or "-", "up").exists() for call in calls))
+        await running(*calls)
+        node_of = {claim(call).rpartition(".w")[2]: claim(call).partition("@")[2].partition(":")[0] for call in calls}
+        assert node_of == {"0": "n1", "1": "n2"}
+        stays = next(call for call in calls if claim(call).endswith(".w1"))
+        others = [call for call in calls if call is not stays]
+        for call in others:
+            call.cancel()
+        await asyncio.wait(others)
+        assert {call.state for call in others} == {"CANCELLED"} and not stays.done()
+        await until(lambda: len(processes_here(flow.session_dir)) == 1)
+        worker = claim(stays).partition("#")[2]
+        subprocess.run(["scancel", *steps_called(worker)], check=True)
+        with pytest.raises(TaskFailedError, match="RAPTOR worker has ended") as caught:
+            await stays
+        assert caught.value.cause is FailureCause.NODE_FAILURE
+        await until(lambda: not processes_here(flow.session_dir))
+    assert not jobs()
+
+
+def steps_called(name: str) -> list[str]:
+    lines = answer("squeue", "--steps", "--noheader", "--format=%i %j").splitlines()
+    return [line.split()[0] for line in lines if line.split()[1].startswith(name)]
