@@ -35,8 +35,10 @@ def shared_by(nodeid: str) -> str:
         return _CLUSTERS["slurm-accounted" if "[with accounting" in nodeid else "slurm"]
     if found is None:
         return path
+    if found[1] in _CLUSTERS and re.search("/(contract|faults)/", f"/{path}"):
+        return _CLUSTERS[found[1]]
     if "/contract/" in f"/{path}":
-        return _CLUSTERS.get(found[1], f"contract of {found[1]}")
+        return f"contract of {found[1]}"
     return f"{path} on {found[1]}" if "/faults/" in f"/{path}" else path
 
 

@@ -184,7 +184,9 @@ class Ending:
         if record is not None:
             self._backend.running(job)
             # Its record may be faster than the answer of the submit command, or than a search for it in the queue.
-            task["sandbox"], task["native_id"] = job.sandbox, job.native_id or record.native_id
+            task["native_id"] = job.native_id or record.native_id
+        if record is not None or verdict.state is TaskState.DONE:
+            task["sandbox"] = job.sandbox
         unread = await self._take_output(job, record)
         if record is not None:
             task["started"], task["ended"] = record.start, record.end

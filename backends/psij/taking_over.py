@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from ..evidence import Record
 from ..run_script import said
 from ..shortage import PAUSE, is_short
 from ..staging.apply import deliver_again, missing
-from ..verdict import verdict_on
+from ..verdict import Verdict, verdict_on
 from .ending import Ending
 from .jobs import BatchJob, Phase, recorded
 from .submitting import Submitting
@@ -83,10 +84,13 @@ class TakingOver:
     async def _collected(self, job: BatchJob) -> bool:
         loop = asyncio.get_running_loop()
         record: Record | None = await loop.run_in_executor(self._backend.threads, recorded, job)
-        if record is None:
-            return False
         directory = job.description.cwd or job.sandbox
-        verdict = verdict_on(record, job.plan.promised, directory, said(job.sandbox))
+        if record is not None:
+            verdict = verdict_on(record, job.plan.promised, directory, said(job.sandbox))
+        elif await loop.run_in_executor(self._backend.threads, _told_without_record, job):
+            verdict = Verdict(TaskState.DONE, exit_code=0)
+        else:
+            return False
         if verdict.state is not TaskState.DONE:
             return False
         if await loop.run_in_executor(self._backend.threads, missing, job.plan.promised, directory):
@@ -112,3 +116,8 @@ class TakingOver:
             self._backend.running(job)
         self._ending.look_at(job)
         self._backend.queue.expect_change()
+
+
+def _told_without_record(job: BatchJob) -> bool:
+    """Tell whether what a command printed is there, where the scheduler's records have told how it ended."""
+    return job.task.get("function") is None and os.path.isfile(f"{job.sandbox}/{job.uid}.out")

@@ -19,7 +19,7 @@ from asyncflow_hpc.testing import Emulation, emulate
 from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
-from .on_emulators import CANCEL, HELD, LIST, QUICK, RELEASE, SUBMIT, backend, call
+from .on_emulators import CANCEL, HELD, HISTORY, LIST, QUICK, RELEASE, SUBMIT, backend, call
 from .on_slurm import Gate, job_of, running, shell
 
 
@@ -148,6 +148,25 @@ async def test_a_queued_job_that_vanishes_is_lost(root: Path, emulated: Emulatio
         with pytest.raises(TaskFailedError) as caught:
             await future
         assert caught.value.cause is FailureCause.LOST
+
+
+async def test_done_by_the_schedulers_records_alone_is_not_run_again(root: Path, emulated: Emulation) -> None:
+    async def script(flow: WorkflowEngine) -> tuple[str, str]:
+        future = shell(flow)("echo out; echo ran >>../../ran; echo made >made; rm -rf .asyncflow", OutputFile("made"))
+        return await future, Path(future.task["sandbox"], "made").read_text()
+
+    async with WorkflowEngine.create(backend(emulated, patience=1), work_dir=root, uid="s", retries=0) as flow:
+        if HISTORY[emulated.kind] is None:
+            with pytest.raises(TaskFailedError, match="LOST"):
+                await script(flow)
+            return
+        assert await script(flow) == ("out\n", "made\n")
+    for gone in (False, True):
+        if gone:
+            (root / "s" / "task.000001" / "made").unlink()
+        async with WorkflowEngine.create(backend(emulated, patience=1), resume=root / "s", retries=0) as flow:
+            assert await script(flow) == ("out\n", "made\n")
+        assert (root / "ran").read_text() == "ran\n" * (1 + gone)
 
 
 async def test_purged_before_anybody_looked(root: Path, gate: Gate, emulated: Emulation) -> None:
