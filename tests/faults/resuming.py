@@ -171,7 +171,12 @@ class Script:
 
     def result(self) -> subprocess.CompletedProcess[str]:
         """Wait for its end."""
-        out, err = self._process.communicate(timeout=100)
+        try:
+            out, err = self._process.communicate(timeout=100)
+        except BaseException:
+            # Nor does it outlive the time limit of its test.
+            self.kill()
+            raise
         return subprocess.CompletedProcess([], self._process.returncode, out, err)
 
 
