@@ -171,7 +171,13 @@ class BaseExecutionBackend(ABC):
         return None
 
     async def recover(self) -> None:  # noqa: B027
-        """End what an earlier driver of the session left running and nobody can take over; called before all tasks."""
+        """End what an earlier driver of the session left running and nobody can take over.
+
+        Called with `session` set, before the backend is started, unless it was already, and before all tasks.
+
+        Raises:
+            SessionError: nobody can say that it has ended.
+        """
 
     async def reattach(self, tasks: Sequence[Task]) -> Collection[str]:
         """Take over tasks of an earlier driver.

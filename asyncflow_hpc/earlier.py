@@ -134,9 +134,12 @@ def past_of(events: Iterable[Event]) -> Past | None:
 
 def _apply(event: TaskSubmitted | TaskRunning | TaskEnded, found: dict[str, Earlier]) -> None:
     earlier = found.get(event.uid)
-    if earlier is None or earlier.attempt != event.attempt:
+    if earlier is None or event.attempt < earlier.attempt:
         log.debug("an event of %s, attempt %d, comes without a beginning", event.uid, event.attempt)
         return
+    if event.attempt > earlier.attempt:
+        # Its backend has given it to another pilot, say, by itself.
+        earlier.attempt, earlier.native_id, earlier.ended = event.attempt, None, None
     earlier.native_id = event.native_id or earlier.native_id
     if isinstance(event, TaskEnded):
         earlier.state, earlier.ended = TaskState(event.state), event

@@ -83,8 +83,8 @@ def check_arguments(kinds: dict[str, tuple[Any, Any]]) -> None:
             raise ArgumentError(f"argument '{name}': {error}; it is {value!r}") from None
 
 
-async def backends_for(backend: Any, dry_run: bool, site: Any = None) -> list[Any]:
-    """Find and start the backends that were asked for.
+def backends_for(backend: Any, dry_run: bool, site: Any = None) -> list[Any]:
+    """Find the backends that were asked for; none is started here.
 
     Args:
         backend: one, a name, a list of either, or None: the name in ASYNCFLOW_BACKEND, else that of the site, else
@@ -119,14 +119,7 @@ async def backends_for(backend: Any, dry_run: bool, site: Any = None) -> list[An
     names = [item.name for item in made]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"backends of one engine need different names, not {', '.join(names)}")
-    started: list[Any] = []
-    try:
-        for item in made:
-            started.append(await item if inspect.isawaitable(item) else item)
-    except BaseException:
-        await asyncio.gather(*(item.shutdown() for item in started), return_exceptions=True)
-        raise
-    return started
+    return made
 
 
 def _site(site: Any) -> Site | None:
@@ -211,14 +204,18 @@ async def open_engine(kind: type[WorkflowEngine], backend: Any, settings: dict[s
     uid, work_dir = settings["uid"], settings["work_dir"]
     resumed = _resumed_session(settings["resume"], uid, work_dir)
     new = resumed or session_dir(work_dir, uid or f"asyncflow.session.{uuid.uuid4().hex[:8]}")
-    backends = await backends_for(backend, settings["dry_run"], settings["site"])
-    recording = None
+    found = backends_for(backend, settings["dry_run"], settings["site"])
+    recording, started = None, list[Any]()
     try:
-        recording = await _recording_of(backends, resumed, new)
+        recording = await _recording_of(found, resumed, new)
         if settings["cache"] is not None:
             await _use_cache(recording, settings["cache"])
+        if resumed is not None and recording is not None:
+            await asyncio.gather(*(_recover(item, recording.session) for item in found if _takes_over(item)))
+        for item in found:
+            started.append(await item if inspect.isawaitable(item) else item)
         engine = kind(
-            backends,
+            started,
             dry_run=settings["dry_run"],
             implicit_data=settings["implicit_data"],
             session=Session(new) if recording is None else recording.session,
@@ -227,17 +224,26 @@ async def open_engine(kind: type[WorkflowEngine], backend: Any, settings: dict[s
             on_exit=settings["on_exit"],
             recording=recording,
         )
-        if resumed is not None:
-            if settings["resume"] is None:
-                _from_environment.add(resumed)
-            await asyncio.gather(*(lane.backend.recover() for lane in engine.lanes.values() if lane.recorded))
+        if resumed is not None and settings["resume"] is None:
+            _from_environment.add(resumed)
     except BaseException:
         if recording is not None:
             await recording.close()
-        await asyncio.gather(*(item.shutdown() for item in backends), return_exceptions=True)
+        opened = [item for item in found if item in started or getattr(item, "_started", False)]
+        await asyncio.gather(*(item.shutdown() for item in opened), return_exceptions=True)
         raise
     signals.guard(engine)
     return engine
+
+
+def _takes_over(backend: Any) -> bool:
+    return bool(getattr(getattr(backend, "capabilities", None), "reattach", False))
+
+
+async def _recover(backend: Any, session: Session) -> None:
+    """Let a backend end what an earlier driver left running, before it takes the room of that itself."""
+    backend.session = session
+    await backend.recover()
 
 
 def _resumed_session(resume: Any, uid: str | None, work_dir: Any) -> Path | None:
@@ -280,7 +286,7 @@ async def _recording_of(backends: list[Any], resumed: Path | None, new: Path) ->
     Raises:
         SessionError: the session cannot be resumed, or a new one would be written over an earlier one.
     """
-    if not any(getattr(getattr(item, "capabilities", None), "reattach", False) for item in backends):
+    if not any(map(_takes_over, backends)):
         if resumed is not None:
             names = ", ".join(item.name for item in backends)
             raise ConfigurationError(f"a session cannot be resumed on {names}, which cannot take over tasks")

@@ -65,7 +65,10 @@ class Recording:
             JournalError: it has no journal that can be read.
             SessionError: another driver has it.
         """
-        return await asyncio.get_running_loop().run_in_executor(None, cls._resume, path)
+        recording = await asyncio.get_running_loop().run_in_executor(None, cls._resume, path)
+        # Its backends may take longer to start than a lease lasts.
+        recording._keep()
+        return recording
 
     @classmethod
     def _resume(cls, path: Path) -> Recording:
@@ -95,7 +98,7 @@ class Recording:
                 self._lease = await loop.run_in_executor(None, self._begin)
             self._journal = Journal(journal_path(self.session.path), self._lease.still_ours)
             self._journal.append(self._opened())
-            self._renewing = loop.create_task(self._renew(), name="lease of the session")
+            self._keep()
 
     def _begin(self) -> Lease:
         make_session(self.session.path)
@@ -116,6 +119,10 @@ class Recording:
             python=platform.python_version(),
             resumed=self.past is not None,
         )
+
+    def _keep(self) -> None:
+        if self._renewing is None and self._lease is not None:
+            self._renewing = asyncio.get_running_loop().create_task(self._renew(), name="lease of the session")
 
     async def _renew(self) -> None:
         assert self._lease is not None

@@ -157,7 +157,7 @@ class LocalExecutionBackend(SandboxBackend):
 
     async def recover(self) -> None:
         """End what earlier drivers left running here: it cannot be watched as a child is."""
-        await asyncio.get_running_loop().run_in_executor(self.threads, end_earlier, self.session.path)
+        await asyncio.get_running_loop().run_in_executor(None, end_earlier, self.session.path)
 
     async def reattach(self, tasks: Sequence[Task]) -> Collection[str]:
         """Take what tasks of an earlier driver have come to; those that never began are run now."""

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -33,10 +33,11 @@ from ..staging.plan import make_plan
 from .dispatching import TaskEvent
 from .ending import Ending
 from .environment import is_installed, is_plain
-from .jobs import Phase, PilotJob, take_claim
+from .jobs import Phase, PilotJob
 from .placing import Placing
 from .pool import OnPilotEnd, PilotPool
 from .site import resources_of
+from .taking_over import TakingOver
 from .translation import NATIVE_KEYS, native_options, shape_of
 
 if TYPE_CHECKING:
@@ -48,9 +49,6 @@ log = logging.getLogger(__name__)
 
 # Seconds that the last ends may take.
 _ENDING = 40.0
-
-# Attempts of a task that was running when its pilots ended.
-_MOST_ATTEMPTS = 10
 
 
 class RadicalExecutionBackend(SandboxBackend):
@@ -79,6 +77,7 @@ class RadicalExecutionBackend(SandboxBackend):
         nodes=True,
         staging=True,
         services=True,
+        reattach=True,
         cancel_running=True,
         contextvars=True,
         native_keys=NATIVE_KEYS,
@@ -142,6 +141,7 @@ class RadicalExecutionBackend(SandboxBackend):
         self._placing = Placing(self)
         self._ending = Ending(self)
         self._services = Services(self)
+        self._taking_over = TakingOver(self)
 
     def get_nodelist(self) -> list[str]:
         """Return the names of the nodes of all active pilots."""
@@ -161,18 +161,32 @@ class RadicalExecutionBackend(SandboxBackend):
             await self._start_once()
         if self._closed:
             raise ConfigurationError(f"backend '{self.name}' was shut down")
-        session = self.session.path
-        if session not in self._spools:
-            make_session(session)
-            watcher = SpoolWatcher(spool_of(session), self._marker)
-            await watcher.start()
-            self._spools[session] = watcher
+        await self._watch_session()
         for task in tasks:
             try:
                 self._take(task)
             except Exception as error:
                 task["exception"] = error
                 self.report(task, TaskState.FAILED)
+
+    async def _watch_session(self) -> None:
+        session = self.session.path
+        if session not in self._spools:
+            make_session(session)
+            watcher = SpoolWatcher(spool_of(session), self._marker)
+            await watcher.start()
+            self._spools[session] = watcher
+
+    async def reattach(self, tasks: Sequence[Task]) -> Collection[str]:
+        """Take what tasks of an earlier driver have come to; those that nobody has made ready are run now."""
+        await self._watch_session()
+        done, waiting = await self._taking_over.take(tasks)
+        for job in done:
+            self._spools[Path(job.session)].forget(job.uid, job.attempt)
+            self.report(job.task, TaskState.DONE)
+        if waiting:
+            await self.submit_tasks(waiting)
+        return {*(job.uid for job in done), *(task["uid"] for task in waiting)}
 
     def _take(self, task: Task) -> None:
         job = self.job_of(task)
@@ -182,7 +196,7 @@ class RadicalExecutionBackend(SandboxBackend):
         if remote(job.plan):
             self._fetching.begin(job, Path(job.session))
         else:
-            self._placing.add(job)
+            self.place(job)
 
     def job_of(self, task: Task) -> PilotJob:
         """Make the attempt of a task, without giving it to a pilot."""
@@ -205,7 +219,7 @@ class RadicalExecutionBackend(SandboxBackend):
 
     def _fetched(self, job: PilotJob, failure: Exception | None) -> None:
         if failure is None:
-            self._placing.add(job)
+            self.place(job)
             return
         job.task["exception"] = str(failure)
         self.ended(job, TaskState.FAILED, FailureCause.STAGING)
@@ -213,6 +227,10 @@ class RadicalExecutionBackend(SandboxBackend):
     def holds(self, job: PilotJob) -> bool:
         """Tell whether a task has not ended."""
         return self._jobs.get(job.uid) is job
+
+    def place(self, job: PilotJob) -> None:
+        """Let a task wait for its turn to be made ready and given to a pilot."""
+        self._placing.add(job)
 
     def give(self, placed: Sequence[tuple[PilotJob, dict[str, Any]]]) -> None:
         """Give tasks to the pilots.
@@ -288,30 +306,8 @@ class RadicalExecutionBackend(SandboxBackend):
         if job.task.get("is_service"):
             self._services.watch(job)
 
-    def run_again(self, job: PilotJob) -> bool:
-        """Give a task to another pilot, if its own has ended and the policy is to do so."""
-        told = job.told
-        ended = told is not None and not told.state and told.cause not in (None, FailureCause.SUBMIT)
-        # What was never begun loses nothing, and costs nobody anything.
-        allowed = self.pool.on_pilot_end == "resubmit" or not job.begun
-        wanted = ended and job.asked is None and allowed and not self._closed
-        if not wanted or job.attempt - job.first + 1 >= _MOST_ATTEMPTS:
-            return False
-        # Whatever may be left of it will not begin.
-        take_claim(job)
-        assert told is not None
-        log.warning("%s is run again: %s", job.uid, told.text)
-        self._forget(job)
-        job.attempt = job.task["attempt"] = job.attempt + 1
-        job.sandbox = sandbox_of(job.session, job.uid, job.attempt)
-        job.nonce, job.told, job.begun = self.session.nonce(job.uid, job.attempt), None, True
-        if job.phase is Phase.RUNNING:
-            self.report(job.task, TaskState.SUBMITTED)
-        job.phase = Phase.WAITING
-        self._placing.add(job)
-        return True
-
-    def _forget(self, job: PilotJob) -> None:
+    def forget(self, job: PilotJob) -> None:
+        """Let go of all that belongs to the present attempt of a task."""
         self._given.pop(job.rp_uid, None)
         self.pool.release(job.rp_uid)
         self._spools[Path(job.session)].forget(job.uid, job.attempt)
@@ -324,7 +320,7 @@ class RadicalExecutionBackend(SandboxBackend):
         if self._jobs.pop(job.uid, None) is None:
             return
         job.phase = Phase.ENDED
-        self._forget(job)
+        self.forget(job)
         self.report(job.task, state, cause)
         if not self._jobs:
             self._all_ended.set()

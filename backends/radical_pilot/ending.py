@@ -17,12 +17,22 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from ..away import take_verdict
 from ..evidence import Record
 from ..local.processes import kill_marked
-from ..output import read_large
 from ..psij.commands import CommandTimeoutError, run_blocking
 from ..run_script import said, script_path
+from ..sandbox import sandbox_of
 from ..verdict import Verdict
 from .dispatching import TaskEvent
-from .jobs import Phase, PilotJob, claimed_for, ended_from_outside, recorded, take_claim, verdict_of
+from .jobs import (
+    Phase,
+    PilotJob,
+    claimed_for,
+    ended_from_outside,
+    read_printed,
+    recorded,
+    take_claim,
+    take_record,
+    verdict_of,
+)
 from .masters import ALL_WORKERS
 
 if TYPE_CHECKING:
@@ -35,6 +45,9 @@ log = logging.getLogger(__name__)
 # Seconds: between the request to end and the kill; until a record is looked for again; that a command may take; and
 # until Slurm is asked again to end a step.
 _GRACE, _PAUSE, _TIMEOUT, _AGAIN = 2.0, 0.2, 20.0, 15.0
+
+# Attempts of a task that was running when its pilots ended.
+_MOST_ATTEMPTS = 10
 
 # Seconds to look for a record when the pilot of a task has ended.
 _HURRY = 2.0
@@ -119,26 +132,40 @@ class Ending:
     async def _conclude(self, job: PilotJob, record: Record | None, verdict: Verdict) -> None:
         task = job.task
         by_itself = record is not None and record.ended_by_itself
-        if not by_itself and self._backend.run_again(job):
+        if not by_itself and self._run_again(job):
             return
         if record is not None:
             self._backend.running(job)
-            task["started"], task["ended"] = record.start, record.end
-            task["native_id"] = (record.native_id or "").partition("@")[0] or None
-            if record.max_rss is not None:
-                task["max_rss"] = record.max_rss
-            if record.cpu_time is not None:
-                task["cpu_time"] = record.cpu_time
-        for key, ending in (("stdout", "out"), ("stderr", "err")):
-            try:
-                task[key] = await self._in_thread(read_large, f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
-            except OSError:
-                task[key] = ""  # type: ignore[literal-required]
+            take_record(task, record)
+        await self._in_thread(read_printed, job)
         state, cause = take_verdict(task, verdict, job.sandbox)
         if task.get("is_service") and state is TaskState.DONE and not self._backend.was_ready(job):
             state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
             task["exception"] = "the service ended before it was ready"
         self._backend.ended(job, state, cause)
+
+    def _run_again(self, job: PilotJob) -> bool:
+        """Give a task to another pilot, if its own has ended and the policy is to do so."""
+        told, backend = job.told, self._backend
+        ended = told is not None and not told.state and told.cause not in (None, FailureCause.SUBMIT)
+        # What was never begun loses nothing, and costs nobody anything.
+        allowed = backend.pool.on_pilot_end == "resubmit" or not job.begun
+        wanted = job.asked is None and allowed and backend.state() != "CLOSED"
+        if not ended or not wanted or job.attempt - job.first + 1 >= _MOST_ATTEMPTS:
+            return False
+        # Whatever may be left of it will not begin.
+        take_claim(job)
+        assert told is not None
+        log.warning("%s is run again: %s", job.uid, told.text)
+        backend.forget(job)
+        job.attempt = job.task["attempt"] = job.attempt + 1
+        job.sandbox = sandbox_of(job.session, job.uid, job.attempt)
+        job.nonce, job.told, job.begun = backend.session.nonce(job.uid, job.attempt), None, True
+        if job.phase is Phase.RUNNING:
+            backend.report(job.task, TaskState.SUBMITTED)
+        job.phase = Phase.WAITING
+        backend.place(job)
+        return True
 
     def end(self, job: PilotJob, cause: FailureCause) -> None:
         """End a task that a pilot was given; the first cause counts."""

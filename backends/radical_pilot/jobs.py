@@ -13,6 +13,7 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
 from ..evidence import Record, read_record, record_path
+from ..output import read_large
 from ..run_script import claimed_by
 from ..staging import Plan
 from ..verdict import Verdict, verdict_on
@@ -20,7 +21,17 @@ from .dispatching import TaskEvent
 from .states import TASK_STATES
 from .translation import Shape
 
-__all__ = ["Phase", "PilotJob", "claimed_for", "ended_from_outside", "recorded", "take_claim", "verdict_of"]
+__all__ = [
+    "Phase",
+    "PilotJob",
+    "claimed_for",
+    "ended_from_outside",
+    "read_printed",
+    "recorded",
+    "take_claim",
+    "take_record",
+    "verdict_of",
+]
 
 # To a shell, 128 + n means ended by signal n.
 _SIGNALLED = range(129, 193)
@@ -109,6 +120,25 @@ def take_claim(job: PilotJob) -> str | None:
 def claimed_for(job: PilotJob) -> str:
     """Say which worker of RAPTOR runs an attempt, or has run it; "" where it is none."""
     return (claimed_by(job.sandbox) or "").partition("#")[2]
+
+
+def take_record(task: Task, record: Record) -> None:
+    """Put what a completion record says into its task's dict, but for how it ended."""
+    task["started"], task["ended"] = record.start, record.end
+    task["native_id"] = (record.native_id or "").partition("@")[0] or None
+    if record.max_rss is not None:
+        task["max_rss"] = record.max_rss
+    if record.cpu_time is not None:
+        task["cpu_time"] = record.cpu_time
+
+
+def read_printed(job: PilotJob) -> None:
+    """Put what a task has printed into its dict; blocks as long as the file system does."""
+    for key, ending in (("stdout", "out"), ("stderr", "err")):
+        try:
+            job.task[key] = read_large(f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
+        except OSError:
+            job.task[key] = ""  # type: ignore[literal-required]
 
 
 def ended_from_outside(record: Record, remote: bool) -> bool:
