@@ -34,6 +34,7 @@ from .dispatching import TaskEvent
 from .ending import Ending
 from .environment import is_installed, is_plain
 from .jobs import Phase, PilotJob
+from .outlived import end_outlived, forget_note, leave_note
 from .placing import Placing
 from .pool import OnPilotEnd, PilotPool
 from .site import resources_of
@@ -112,7 +113,10 @@ class RadicalExecutionBackend(SandboxBackend):
             max_pilots=max_pilots,
             directory=directory,
         )
-        self.patience = patience if patience is not None else (0.0 if self.pool.settings.kind == "local" else 10.0)
+        kind = self.pool.settings.kind
+        # A pilot whose job nobody knows cannot be ended by a later driver. Jobs of Slurm outlive this machine.
+        self.capabilities = replace(self.capabilities, reattach=kind != "other", outlives_driver=kind == "slurm")
+        self.patience = patience if patience is not None else (0.0 if kind == "local" else 10.0)
         self.python = python or (profile.environment.python if profile is not None else None) or sys.executable
         self._jobs: dict[str, PilotJob] = {}
         self._given: dict[str, PilotJob] = {}
@@ -173,9 +177,17 @@ class RadicalExecutionBackend(SandboxBackend):
         session = self.session.path
         if session not in self._spools:
             make_session(session)
+            if self.capabilities.reattach:
+                kind = self.pool.settings.kind
+                await self._loop.run_in_executor(self.threads, leave_note, session, self.pool.place, kind)
             watcher = SpoolWatcher(spool_of(session), self._marker)
             await watcher.start()
             self._spools[session] = watcher
+
+    async def recover(self) -> None:
+        """End the pilots that earlier drivers have left, and wait until they are gone."""
+        spare = self.pool.place if self.pool.idle else None
+        await asyncio.get_running_loop().run_in_executor(None, end_outlived, self.session.path, spare)
 
     async def reattach(self, tasks: Sequence[Task]) -> Collection[str]:
         """Take what tasks of an earlier driver have come to; those that nobody has made ready are run now."""
@@ -366,6 +378,9 @@ class RadicalExecutionBackend(SandboxBackend):
             self.threads.shutdown(wait=False)
             if self._own_pool:
                 await self.pool.close()
+            if self.pool.gone if self._own_pool else not self._jobs:
+                for session in self._spools:
+                    forget_note(session, self.pool.place)
 
     def abandon(self) -> None:
         """Let the session close without waiting: what runs in it ends with it."""

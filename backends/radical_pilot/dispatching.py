@@ -80,6 +80,11 @@ class Dispatch:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no task waits for a pilot or is in one."""
+        return not self._queue and not self._given
+
     def put(self, described: Mapping[str, Any], cores: int, listener: Listener) -> None:
         """Let a task wait for a pilot."""
         self._queue[described["uid"]] = Waiting(described, cores, listener)

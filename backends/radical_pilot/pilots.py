@@ -51,6 +51,7 @@ class Pilot:
         active: when it became active, by the monotonic clock.
         agent: the processes without which it does nothing; on this machine alone.
         end: what is said of its end, and the cause for its tasks; then nothing is expected of it any more.
+        gone: we have ended it, and that is sure.
     """
 
     uid: str
@@ -62,6 +63,7 @@ class Pilot:
     active: float | None = None
     agent: list[psutil.Process] = field(default_factory=list)
     end: tuple[str, FailureCause] | None = None
+    gone: bool = False
 
     @property
     def address(self) -> dict[str, str]:
@@ -140,11 +142,13 @@ def end_pilot(pilot: Pilot, settings: PilotSettings) -> None:
         return
     if settings.kind == "slurm":
         with suppress(OSError, CommandTimeoutError):
-            run_blocking(["scancel", job], _TIMEOUT)
+            code, out, err = run_blocking(["scancel", job], _TIMEOUT)
+            pilot.gone = Slurm().cancel_failure((err + out).decode(errors="replace"), code) is None
         return
     with suppress(OSError, ValueError):
         os.killpg(int(job), signal.SIGKILL)
     kill_marked(MARK, pilot.uid)
+    pilot.gone = True
 
 
 def said_by(pilot: Pilot, place: Path, log_name: str) -> str:

@@ -141,6 +141,16 @@ class PilotPool:
             return [node for pilot in self._living() if pilot.state == "PMGR_ACTIVE" for node in pilot.nodes]
 
     @property
+    def idle(self) -> bool:
+        """Whether no task waits for a pilot or is in one."""
+        return self._dispatch.idle
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was closed, and all of its pilots are surely ended."""
+        return self._closing.is_set() and all(pilot.gone for pilot in self._pilots.values())
+
+    @property
     def states(self) -> dict[str, str]:
         """The state of each pilot, in RADICAL-Pilot's word."""
         with self._lock:
@@ -378,8 +388,9 @@ class PilotPool:
             for pilot in self._living():
                 end_pilot(pilot, self.settings)
         connection.close(_CLOSING)
-        for pilot in self._living():
-            end_pilot(pilot, self.settings)
+        for pilot in self._pilots.values():
+            if pilot.end is None or not pilot.gone:
+                end_pilot(pilot, self.settings)
         if not self._failed:
             shutil.rmtree(self.place, ignore_errors=True)
         log.info("the session of RADICAL-Pilot is closed")

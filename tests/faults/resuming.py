@@ -70,6 +70,7 @@ import asyncio, logging, os, resource, shlex, signal, sys
 from pathlib import Path
 from asyncflow_hpc import InputFile, LocalExecutionBackend, WorkflowEngine
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
+from asyncflow_hpc.backends.radical_pilot import RadicalExecutionBackend
 
 PLACE, RESUME = Path(sys.argv[1]), sys.argv[2] == "resume"
 LOG = PLACE / "gate.log"
@@ -161,6 +162,11 @@ class Script:
             assert self._process.poll() is None, self._process.communicate()
             time.sleep(0.02)
 
+    def still_runs(self) -> bool:
+        """Tell that it has not ended, which would be too early."""
+        assert self._process.poll() is None, self._process.communicate()
+        return True
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
@@ -226,6 +232,29 @@ READS = """\
 async def read(item):
     return f"echo read >>{shlex.quote(str(LOG))}; cat input"
 print(await read(InputFile(str(PLACE / "input"))), end="")
+"""
+
+# One that is done, two that run, and two that wait for their cores.
+IN_PILOT = """\
+def gated(name, gate):
+    log, ended, path = (shlex.quote(str(PLACE / file)) for file in ("gate.log", "gate.ended", gate))
+    return f"echo {name} >>{log}; until [ -e {path} ]; do sleep 0.1; done; echo {name} | tee -a {ended}"
+
+@flow.executable_task
+async def command(name, gate="."):
+    return gated(name, gate)
+
+@flow.function_task
+def square(x):
+    note("square")
+    return x * x
+
+first = [await command("done"), await square(7)]
+late, held = command("late", "late.open"), command("held", "gate.open")
+while not (late.state == held.state == "RUNNING"):
+    await asyncio.sleep(0.01)
+waiting = [command(f"wait{number}", "gate.open") for number in range(2)]
+print(*first, *await asyncio.gather(late, held, *waiting), sep=",")
 """
 
 FAILS = """\

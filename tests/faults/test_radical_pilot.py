@@ -29,6 +29,7 @@ from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
 from .on_slurm import Gate, running, shell
+from .resuming import IN_PILOT, Script
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -147,6 +148,46 @@ def test_driver_ended(root: Path, place: Path, number: signal.Signals) -> None:
     while processes_of(place) or processes_here(place):
         time.sleep(0.1)
     assert driver.returncode == -number, errors
+
+
+def holder_of(place: Path) -> int:
+    """The process that holds the session of RADICAL-Pilot, which leads the group of all that it needs on this side."""
+    pids = [process.pid for process in processes_of(place) if "session_process" in "".join(process.cmdline())]
+    [leader] = [pid for pid in pids if os.getpgid(pid) == pid]
+    return leader
+
+
+async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None:
+    gate = Gate(root)
+    backend = f"RadicalExecutionBackend({{'cores': 2}}, directory={str(place)!r})"
+    with Script(root, IN_PILOT, gate, backend=backend) as first:
+        await until(lambda: first.still_runs() and {"late", "held"} <= set(gate.starts()))
+        await until(lambda: first.still_runs() and len(list((root / "session").glob("task.*/.asyncflow/run.sh"))) == 6)
+        # The whole machine, but for the pilot.
+        first.signal(signal.SIGSTOP)
+        os.killpg(holder_of(place), signal.SIGKILL)
+        first.kill()
+    (root / "late.open").touch()
+    await until(lambda: gate.ends()["late"])
+    # It goes on without a driver.
+    await until(lambda: gate.starts()["wait0"] + gate.starts()["wait1"])
+    [old] = place.iterdir()
+    with Script(root, IN_PILOT, gate, backend=backend) as second:
+        await until(lambda: second.still_runs() and gate.starts()["held"] == 2)
+        assert not old.exists()
+        second.kill()
+    # Now the session of RADICAL-Pilot is about to close when the next driver comes.
+    with Script(root, IN_PILOT, gate, backend=backend) as third:
+        await until(lambda: third.still_runs() and gate.starts()["held"] == 3)
+        gate.open()
+        done = third.result()
+    assert done.stdout == "done\n,49,late\n,held\n,wait0\n,wait1\n\n", done.stderr
+    assert gate.ends() == dict.fromkeys(("done", "late", "held", "wait0", "wait1"), 1)
+    starts = gate.starts()
+    assert starts["done"] == starts["square"] == starts["late"] == 1, starts
+    assert starts["held"] == 3
+    assert list(place.iterdir()) == []
+    assert not (root / "session" / ".asyncflow").exists()
 
 
 async def test_bootstrapper_that_fails(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
