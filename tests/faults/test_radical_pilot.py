@@ -157,6 +157,8 @@ def holder_of(place: Path) -> int:
     return leader
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(500)
 async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None:
     gate = Gate(root)
     backend = f"RadicalExecutionBackend({{'cores': 2}}, directory={str(place)!r})"
