@@ -19,12 +19,15 @@ import pytest
 from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.backends.radical_pilot import RadicalExecutionBackend
 from asyncflow_hpc.backends.radical_pilot.environment import can_run
+from asyncflow_hpc.backends.radical_pilot.outlived import end_outlived, leave_note
 from asyncflow_hpc.errors import TaskFailedError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
-from .on_slurm import on_slurm, running, shell
+from .on_slurm import Gate, on_slurm, running, shell
+from .resuming import IN_PILOT, Script
+from .test_radical_pilot import holder_of
 
 pytestmark = [
     *on_slurm,
@@ -212,3 +215,49 @@ async def test_raptor_on_two_nodes(root: Path, place: Path) -> None:
 def steps_called(name: str) -> list[str]:
     lines = answer("squeue", "--steps", "--noheader", "--format=%i %j").splitlines()
     return [line.split()[0] for line in lines if line.split()[1].startswith(name)]
+
+
+@pytest.mark.slow
+async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None:
+    gate = Gate(root)
+    asked = {"resource": "slurm", "cores_per_node": 2, "nodes": 2, "launch": "srun", "slurm": {"exclusive": True}}
+    backend = f"RadicalExecutionBackend({asked!r}, directory={str(place)!r}, patience=2.0)"
+    body = IN_PILOT.replace("range(2)", "range(4)")
+    with Script(root, body, gate, backend=backend) as first:
+        await until(lambda: first.still_runs() and {"late", "held"} <= set(gate.starts()))
+        [old] = place.iterdir()
+        [before] = jobs()
+        # The whole machine, but for the pilot.
+        first.signal(signal.SIGSTOP)
+        os.killpg(holder_of(place), signal.SIGKILL)
+        first.kill()
+    (root / "late.open").touch()
+    await until(lambda: gate.ends()["late"])
+    assert jobs() == [before]
+    # The old pilot has both nodes, so a new one could not start beside it.
+    with Script(root, body, gate, backend=backend) as second:
+        await until(lambda: second.still_runs() and gate.starts()["held"] == 2)
+        assert [name for name, *_ in jobs()] == [path.name for path in place.iterdir()] != [old.name]
+        gate.open()
+        done = second.result()
+    assert done.stdout == "done\n,49,late\n,held\n,wait0\n,wait1\n,wait2\n,wait3\n\n", done.stderr
+    assert set(gate.ends().values()) == {1} and len(gate.ends()) == 7
+    starts = gate.starts()
+    assert starts["done"] == starts["square"] == starts["late"] == 1, starts
+    assert list(place.iterdir()) == []
+    assert not (root / "session" / ".asyncflow").exists()
+
+
+def test_a_job_that_was_being_submitted_when_its_driver_died(tmp_path: Path) -> None:
+    session, pilots = tmp_path / "session", tmp_path / "asyncflow-pilots.0123456789ab"
+    session.mkdir()
+    pilots.mkdir()
+    leave_note(session, pilots, "slurm")
+    # No note of its id was taken yet.
+    for directory in (pilots, tmp_path):
+        argv = ["sbatch", "--wrap=sleep 600", "--mem=50", "--output=/dev/null", f"--chdir={directory}"]
+        subprocess.run([*argv, f"--job-name={directory.name}"], check=True, capture_output=True)
+    end_outlived(session)
+    assert [name for name, *_ in jobs()] == [tmp_path.name]
+    subprocess.run(["scancel", f"--name={tmp_path.name}"], check=True)
+    assert list(session.iterdir()) == []
