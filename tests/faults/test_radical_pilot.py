@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -152,7 +153,12 @@ def test_driver_ended(root: Path, place: Path, number: signal.Signals) -> None:
 
 def holder_of(place: Path) -> int:
     """The process that holds the session of RADICAL-Pilot, which leads the group of all that it needs on this side."""
-    pids = [process.pid for process in processes_of(place) if "session_process" in "".join(process.cmdline())]
+    pids = []
+    for process in processes_of(place):
+        # Some live for a moment only.
+        with suppress(psutil.Error):
+            if "session_process" in "".join(process.cmdline()):
+                pids.append(process.pid)
     [leader] = [pid for pid in pids if os.getpgid(pid) == pid]
     return leader
 

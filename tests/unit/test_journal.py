@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncflow_hpc.earlier import past_of
 from asyncflow_hpc.errors import JournalError, SessionError
 from asyncflow_hpc.events import SCHEMA, Event, SessionClosed, SessionOpened, TaskEnded, TaskReady, TaskSubmitted
 from asyncflow_hpc.journal import Journal, Line, journal_path, line_of, parse_lines, read_events
@@ -186,3 +187,16 @@ async def test_a_journal_that_is_a_link_is_refused(tmp_path: Path) -> None:
     journal_path(tmp_path).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(JournalError, match="cannot be written"):
         Journal(journal_path(tmp_path))
+
+
+def test_an_attempt_that_its_backend_has_begun_by_itself() -> None:
+    """As after the end of a pilot: the journal has its end only, and what the attempt before was told does not count."""
+    ready = TaskReady(time=2.0, uid="task.000001", name="t", kind="executable", backend="b", key="k")
+    ended = [
+        TaskEnded(time=3.0, uid="task.000001", state="DONE", attempt=1, native_id="18"),
+        TaskEnded(time=4.0, uid="task.000001", state="FAILED", attempt=0),
+    ]
+    past = past_of([opened(), ready, submitted(), *ended])
+    assert past is not None
+    earlier = past.tasks["k"]
+    assert (earlier.attempt, earlier.state, earlier.native_id, earlier.unfinished) == (1, "DONE", "18", False)
