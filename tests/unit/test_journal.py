@@ -190,7 +190,7 @@ async def test_a_journal_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_attempt_that_its_backend_has_begun_by_itself() -> None:
-    """As after the end of a pilot: the journal has its end only, and what the attempt before was told does not count."""
+    """As after the end of a pilot: the journal has its end only, and what is told of the one before does not count."""
     ready = TaskReady(time=2.0, uid="task.000001", name="t", kind="executable", backend="b", key="k")
     ended = [
         TaskEnded(time=3.0, uid="task.000001", state="DONE", attempt=1, native_id="18"),
