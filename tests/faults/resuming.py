@@ -251,7 +251,7 @@ def square(x):
 
 first = [await command("done"), await square(7)]
 late, held = command("late", "late.open"), command("held", "gate.open")
-while not (late.state == held.state == "RUNNING"):
+while not all(task.done() or task.state == "RUNNING" for task in (late, held)):
     await asyncio.sleep(0.01)
 waiting = [command(f"wait{number}", "gate.open") for number in range(2)]
 print(*first, *await asyncio.gather(late, held, *waiting), sep=",")
