@@ -65,6 +65,11 @@ class Lanes:
         return len(self._tasks) + len(self._calls)
 
     @property
+    def idle(self) -> bool:
+        """Whether no task waits, or is in a pilot or with a master."""
+        return self._tasks.idle and self._calls.idle
+
+    @property
     def has_masters(self) -> bool:
         """Whether calls can go to a master."""
         return bool(self._masters)

@@ -194,14 +194,11 @@ class PilotPool:
         with self._lock:
             if self._closing.is_set() or self._connection is None:
                 raise SubmitError("the pilots were shut down")
-            if not self._open_to_more():
+            if not self._living() and (self.on_pilot_end == "fail" or len(self._pilots) >= self._most):
                 raise SubmitError(f"no pilot is left to run it: {self._last_end[0]}; see on_pilot_end='resubmit'")
             for task, size in zip(tasks, cores, strict=True):
                 self._dispatch.put(task, size, listener)
             self._fill()
-
-    def _open_to_more(self) -> bool:
-        return bool(self._living()) or (self.on_pilot_end == "resubmit" and len(self._pilots) < self._most)
 
     def _fill(self) -> None:
         if not len(self._dispatch) or self._connection is None:
