@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any
 __all__ = ["Connection"]
 
 LOG = "session.log"
+
+# Seconds that killed processes may take to be gone, and between two looks.
+_DYING, _PAUSE = 2.0, 0.01
 
 
 class Connection:
@@ -88,5 +92,10 @@ class Connection:
             # Its group lives as long as anything in it.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        until = time.monotonic() + _DYING
+        with suppress(ProcessLookupError):
+            while time.monotonic() < until:
+                os.killpg(self._process.pid, 0)
+                time.sleep(_PAUSE)
         for thread in self._threads:
             thread.join(patience)
