@@ -20,7 +20,7 @@ from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.backends.radical_pilot import RadicalExecutionBackend
 from asyncflow_hpc.backends.radical_pilot.environment import can_run
 from asyncflow_hpc.backends.radical_pilot.outlived import end_outlived, leave_note
-from asyncflow_hpc.errors import TaskFailedError, UnsupportedTaskError
+from asyncflow_hpc.errors import ConfigurationError, TaskFailedError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
@@ -105,6 +105,19 @@ async def test_two_nodes(root: Path, place: Path) -> None:
         await asyncio.wait(last)
         assert [task.task["cause"] for task in last] == [FailureCause.CANCELLED] * 2
         await until(lambda: not processes_here(flow.session_dir))
+
+
+@pytest.mark.parametrize("accounting", ["with accounting"], indirect=True)
+async def test_account_and_gpus_that_are_asked_for(accounting: bool, root: Path, place: Path) -> None:
+    asked = {"resource": "slurm", "cores_per_node": 2, "mem_per_node": 1000, "launch": "fork"}
+    # No node has one, so that Slurm itself says that it was asked.
+    with pytest.raises(ConfigurationError, match=r"(?i)generic resource|node configuration"):
+        await RadicalExecutionBackend({**asked, "gpus_per_node": 1}, directory=place)
+    assert not jobs()
+    # Of the accounts of the user, not the one that is taken where none is asked for.
+    async with flow_on(root, place, launch="fork", project="dev") as flow:
+        assert answer("squeue", "--noheader", "--format=%a").split() == ["dev"]
+        assert await shell(flow)("echo $SLURM_JOB_ACCOUNT") == "dev\n"
 
 
 async def test_one_node_by_fork(root: Path, place: Path) -> None:
