@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 # Seconds that a command of Slurm may take.
 _TIMEOUT = 10.0
 
+# Seconds in which a session should have closed; it hangs where its files were removed, say.
+_CLOSING = 60.0
+
 # Of the states of a task, those that somebody waits for.
 _TOLD = frozenset({"AGENT_EXECUTING", "DONE", "FAILED", "CANCELED"})
 
@@ -76,10 +79,15 @@ class SessionProcess:
                 self._do(json.loads(line))
         finally:
             uid = self._session.uid
+            # The driver, which would end this process otherwise, may be dead.
+            patience = threading.Timer(_CLOSING, _end_all, (uid,))
+            patience.daemon = True
+            patience.start()
             self._end_jobs()
             self._session.close(download=False)
             # Tasks have process sessions of their own, and the agents of this machine do not end them.
             kill_marked("RP_SESSION_ID", uid)
+            patience.cancel()
             self.tell("closed")
 
     def _end_jobs(self) -> None:
@@ -138,6 +146,12 @@ class SessionProcess:
             if task.state in _TOLD:
                 text = task.exception_detail or task.exception or ""
                 self.tell("task", uid=task.uid, state=task.state, exit_code=task.exit_code, text=str(text))
+
+
+def _end_all(uid: str) -> None:
+    log.error("the session does not close; what it has started is killed")
+    kill_marked("RP_SESSION_ID", uid)
+    os.killpg(0, signal.SIGKILL)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,6 +23,9 @@ PILOTS = PilotPool({"cores": 2, "gpus": 2}, directory=tempfile.gettempdir())
 
 # And one with RAPTOR, for functions.
 RAPTOR_PILOTS = PilotPool({"cores": 4}, {"workers": 1, "cores_per_worker": 2}, directory=tempfile.gettempdir())
+
+# The tests that have not been run yet.
+LEFT: Counter[PilotPool] = Counter()
 
 # Where a backend differs from another one in its functions alone: the modules of tests that are run on it.
 ONLY = {"radical_pilot-raptor": ("test_functions", "test_processes")}
@@ -70,17 +74,33 @@ def same_cluster_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what says nothing new, and run the rest of it last: its pilot costs half a core while it idles."""
+    """Leave out what says nothing new."""
     special = {item: name for item in items for name in ONLY if name in item.name}
-    kept = [item for item, name in special.items() if item.path.stem in ONLY[name]]
-    config.hook.pytest_deselected(items=[item for item in special if item not in kept])
-    items[:] = [item for item in items if item not in special] + kept
+    left_out = [item for item, name in special.items() if item.path.stem not in ONLY[name]]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+    LEFT.update(pool for item in items if (pool := _pool_of(item.nodeid)) is not None)
+
+
+def _pool_of(nodeid: str) -> PilotPool | None:
+    if "/contract/" not in nodeid or "[radical_pilot" not in nodeid:
+        return None
+    return RAPTOR_PILOTS if "[radical_pilot-raptor" in nodeid else PILOTS
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    """End a pilot with the last of its tests: the processes of one that idles take much of two cores."""
+    pool = _pool_of(nodeid)
+    if pool is not None:
+        LEFT[pool] -= 1
+        if not LEFT[pool]:
+            asyncio.run(pool.close())
 
 
 def pytest_unconfigure() -> None:
-    """End the pilots."""
-    asyncio.run(PILOTS.close())
-    asyncio.run(RAPTOR_PILOTS.close())
+    """End what is left of a run that was broken off."""
+    for pool in (PILOTS, RAPTOR_PILOTS):
+        asyncio.run(pool.close())
 
 
 PILOT_SKIPS = {
