@@ -170,6 +170,7 @@ async def test_calls_run_in_the_order_of_their_arrival_also_after_a_cancel(scene
     futures = [scene.quick(i) for i in range(30)]
     await until(lambda: futures[-1].task["state"] == "SUBMITTED")
     futures[5].cancel()
+    await asyncio.wait([futures[5]])
     scene.go("hold")
     await asyncio.wait([held, *futures])
     assert scene.log() == [str(i) for i in range(30) if i != 5]
