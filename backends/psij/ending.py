@@ -201,7 +201,7 @@ class Ending:
                 verdict = Verdict(TaskState.FAILED, FailureCause.MISSING_OUTPUT, 0, text=text)
         if unread is not None and verdict.state is TaskState.DONE:
             verdict = Verdict(TaskState.FAILED, FailureCause.BACKEND, 0)
-            task["exception"] = f"what it has printed cannot be read: {unread}"
+            task["exception"] = unread
         state, cause = take_verdict(task, verdict, job.sandbox)
         if task.get("is_service") and state is TaskState.DONE and not self._backend.was_ready(job):
             state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
