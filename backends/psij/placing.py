@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 import threading
@@ -184,14 +183,12 @@ class Placing:
 
 def _put_away(script: Path, job: BatchJob) -> None:
     """Put the batch script of a job beside its run script, where people can read it."""
-    kept = f"{job.sandbox}/{BOOKKEEPING}/job.sh"
     with suppress(OSError):
         try:
             # Not removed: ext4 takes long to make files where others were just removed.
-            os.rename(script, kept)
+            shutil.move(script, f"{job.sandbox}/{BOOKKEEPING}/job.sh")
         except OSError:
-            # PSI/J's directory may lie on another file system.
-            shutil.move(script, kept)
+            script.unlink(missing_ok=True)
 
 
 def _ran_already(job: BatchJob) -> str | None:
