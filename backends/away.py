@@ -10,10 +10,11 @@ from asyncflow_hpc.task import Task
 
 from .call_files import write_call
 from .call_results import Returned, read_result
+from .evidence import Record
 from .pickling import FunctionPickles, dump_arguments, dump_context
 from .verdict import Verdict
 
-__all__ = ["PickledCall", "runner_argv", "take_verdict"]
+__all__ = ["PickledCall", "runner_argv", "take_record", "take_verdict"]
 
 # As `-m asyncflow_hpc.backends.run_function`, but no file of the sandbox stands for a module while Python starts.
 _RUN_FUNCTION = """\
@@ -74,6 +75,15 @@ class PickledCall:
             SessionError: it cannot be written.
         """
         write_call(sandbox, self.name, self.function, self.arguments, self.context, sys.path)
+
+
+def take_record(task: Task, record: Record) -> None:
+    """Put what a completion record says of an attempt's time and use into its task's dict."""
+    task["started"], task["ended"] = record.start, record.end
+    if record.max_rss is not None:
+        task["max_rss"] = record.max_rss
+    if record.cpu_time is not None:
+        task["cpu_time"] = record.cpu_time
 
 
 def take_verdict(task: Task, verdict: Verdict, sandbox: str) -> tuple[TaskState, FailureCause | None]:

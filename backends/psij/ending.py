@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.states import FailureCause, TaskState
 
-from ..away import take_verdict
+from ..away import take_record, take_verdict
 from ..evidence import Record
 from ..output import read_large
 from ..run_script import claimed_by, forbid, said
@@ -189,11 +189,7 @@ class Ending:
             task["sandbox"] = job.sandbox
         unread = await self._take_output(job, record)
         if record is not None:
-            task["started"], task["ended"] = record.start, record.end
-            if record.max_rss is not None:
-                task["max_rss"] = record.max_rss
-            if record.cpu_time is not None:
-                task["cpu_time"] = record.cpu_time
+            take_record(task, record)
         if verdict.state is TaskState.DONE and record is None:
             names = await self._in_thread(missing, job.plan.promised, job.description.cwd or job.sandbox)
             if names:

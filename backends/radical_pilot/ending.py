@@ -30,7 +30,7 @@ from .jobs import (
     read_printed,
     recorded,
     take_claim,
-    take_record,
+    take_record_of,
     verdict_of,
 )
 from .masters import ALL_WORKERS
@@ -136,7 +136,7 @@ class Ending:
             return
         if record is not None:
             self._backend.running(job)
-            take_record(task, record)
+            take_record_of(task, record)
         await self._in_thread(read_printed, job)
         state, cause = take_verdict(task, verdict, job.sandbox)
         if task.get("is_service") and state is TaskState.DONE and not self._backend.was_ready(job):

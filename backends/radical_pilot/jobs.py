@@ -12,6 +12,7 @@ from pathlib import Path
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
+from ..away import take_record
 from ..evidence import Record, read_record, record_path
 from ..output import read_large
 from ..run_script import claimed_by
@@ -29,7 +30,7 @@ __all__ = [
     "read_printed",
     "recorded",
     "take_claim",
-    "take_record",
+    "take_record_of",
     "verdict_of",
 ]
 
@@ -122,14 +123,10 @@ def claimed_for(job: PilotJob) -> str:
     return (claimed_by(job.sandbox) or "").partition("#")[2]
 
 
-def take_record(task: Task, record: Record) -> None:
+def take_record_of(task: Task, record: Record) -> None:
     """Put what a completion record says into its task's dict, but for how it ended."""
-    task["started"], task["ended"] = record.start, record.end
+    take_record(task, record)
     task["native_id"] = (record.native_id or "").partition("@")[0] or None
-    if record.max_rss is not None:
-        task["max_rss"] = record.max_rss
-    if record.cpu_time is not None:
-        task["cpu_time"] = record.cpu_time
 
 
 def read_printed(job: PilotJob) -> None:

@@ -22,7 +22,7 @@ from ..run_script import said
 from ..sandbox import sandbox_of
 from ..staging.apply import deliver_again, missing
 from ..verdict import verdict_on
-from .jobs import PilotJob, read_printed, recorded, take_claim, take_record
+from .jobs import PilotJob, read_printed, recorded, take_claim, take_record_of
 
 if TYPE_CHECKING:
     from asyncflow_hpc.earlier import Earlier
@@ -143,7 +143,7 @@ def _collect(job: PilotJob, record: Record) -> bool:
         if missing(job.plan.promised, directory):
             return False
         deliver_again(job.plan.deliveries, directory, job.uid)
-        take_record(task, record)
+        take_record_of(task, record)
         read_printed(job)
         if take_verdict(task, verdict, job.sandbox)[0] is TaskState.DONE:
             task["sandbox"] = job.sandbox
