@@ -23,6 +23,7 @@ from asyncflow_hpc.errors import SessionError, StagingError
 
 from . import pickling, run_function
 from .evidence import marker_name, spool_of
+from .sandbox import own_variables, write_file
 
 if TYPE_CHECKING:
     from .staging import Plan
@@ -66,15 +67,9 @@ def leave_request(request: Request) -> None:
         OSError: it cannot be written.
     """
     os.makedirs(spool_of(request.session), 0o700, exist_ok=True)
-    _write(f"{request.sandbox}/.asyncflow/{_REQUEST}", pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
+    write_file(f"{request.sandbox}/.asyncflow/{_REQUEST}", pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
     for ending in ("out", "err"):
-        _write(f"{request.sandbox}/{request.uid}.{ending}", b"")
-
-
-def _write(path: str, data: bytes, more: int = os.O_TRUNC) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | more, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
+        write_file(f"{request.sandbox}/{request.uid}.{ending}", b"")
 
 
 def _read_request(sandbox: str) -> Request:
@@ -133,7 +128,7 @@ class _Attempt:
         for name in _SIGNALS:
             signal.signal(getattr(signal, f"SIG{name}"), self._note)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        _write(".asyncflow/host", f"{os.uname().nodename}\n".encode())
+        write_file(".asyncflow/host", f"{os.uname().nodename}\n".encode())
         stage, code = self._stages()
         # What the function has left behind in its group.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -169,7 +164,7 @@ class _Attempt:
         return "run", 0
 
     def _fail(self, stage: str, text: str) -> tuple[str, int]:
-        _write(f"{self._request.sandbox}/.asyncflow/error", f"{text}\n".encode(errors="surrogateescape"))
+        write_file(f"{self._request.sandbox}/.asyncflow/error", f"{text}\n".encode(errors="surrogateescape"))
         return stage, 1
 
     def _function(self) -> int:
@@ -242,7 +237,7 @@ class _Attempt:
             if request.durable:
                 os.fsync(file.fileno())
         os.rename(f"{path}.part", path)
-        _write(f"{spool_of(request.session)}/{marker_name(request.uid, request.attempt)}", b"")
+        write_file(f"{spool_of(request.session)}/{marker_name(request.uid, request.attempt)}", b"")
 
 
 def _native_id(step: bool) -> str:
@@ -253,13 +248,8 @@ def _native_id(step: bool) -> str:
 
 
 def _variables(request: Request) -> dict[str, str]:
-    return {
-        "ASYNCFLOW_TASK_UID": request.uid,
-        "ASYNCFLOW_SESSION": request.session,
-        "ASYNCFLOW_SANDBOX": request.sandbox,
-        "ASYNCFLOW_ATTEMPT": str(request.attempt),
-        **request.environment,
-    }
+    own = own_variables(request.uid, request.session, request.sandbox, request.attempt)
+    return {**own, **request.environment}
 
 
 def _stage_in(plan: Plan, request: Request) -> None:
@@ -271,7 +261,7 @@ def _stage_in(plan: Plan, request: Request) -> None:
     perform(found, request.sandbox)
     if found.shared:
         lines = [f"several dependencies have left {name}: it is linked from none of them\n" for name in found.shared]
-        _write(".asyncflow/staging.log", "".join(lines).encode(errors="surrogateescape"))
+        write_file(".asyncflow/staging.log", "".join(lines).encode(errors="surrogateescape"))
 
 
 def _deliver(plan: Plan, request: Request, directory: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from asyncflow_hpc.data import BOOKKEEPING
 
 from .evidence import marker_name, spool_of
+from .sandbox import own_variables, write_file
 from .staging import Plan
 from .staging.shell import functions, stage_in_lines, stage_out_lines
 
@@ -120,12 +121,7 @@ class RunScript:
         return _CLAIM.format(native=self.native_id, files=files)
 
     def _exports(self) -> list[str]:
-        own = {
-            "ASYNCFLOW_TASK_UID": self.uid,
-            "ASYNCFLOW_SESSION": self.session,
-            "ASYNCFLOW_SANDBOX": self.sandbox,
-            "ASYNCFLOW_ATTEMPT": str(self.attempt),
-        }
+        own = own_variables(self.uid, self.session, self.sandbox, self.attempt)
         variables = own | {name: value for name, value in self.environment.items() if _NAME.fullmatch(name)}
         return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
@@ -326,17 +322,8 @@ def write_script(script: RunScript) -> str:
     for directory in (os.path.dirname(path), spool_of(script.session)):
         with suppress(FileExistsError):
             os.mkdir(directory, 0o700)
-    _write(path, os.fsencode(script.text()), 0o700)
+    write_file(path, os.fsencode(script.text()), 0o700)
     for ending in ("out", "err"):
         # The script appends to them, with whatever mask the node has.
-        _write(f"{script.sandbox}/{script.uid}.{ending}", b"", 0o600)
+        write_file(f"{script.sandbox}/{script.uid}.{ending}", b"")
     return path
-
-
-def _write(path: str, data: bytes, mode: int) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-    try:
-        while data:
-            data = data[os.write(file, data) :]
-    finally:
-        os.close(file)

@@ -7,7 +7,7 @@ import os
 from asyncflow_hpc.errors import SessionError
 from asyncflow_hpc.session import attempt_name, make_session
 
-__all__ = ["attempt_name", "make_sandbox", "make_session", "sandbox_of"]
+__all__ = ["attempt_name", "make_sandbox", "make_session", "own_variables", "sandbox_of", "write_file"]
 
 
 def sandbox_of(session: str, uid: str, attempt: int = 0) -> str:
@@ -25,3 +25,27 @@ def make_sandbox(path: str) -> None:
         os.mkdir(path, 0o700)
     except OSError as error:
         raise SessionError(f"sandbox {path} cannot be made: {error.strerror}") from error
+
+
+def own_variables(uid: str, session: str, sandbox: str, attempt: int) -> dict[str, str]:
+    """Make the variables by which an attempt of a task learns who and where it is."""
+    return {
+        "ASYNCFLOW_TASK_UID": uid,
+        "ASYNCFLOW_SESSION": session,
+        "ASYNCFLOW_SANDBOX": sandbox,
+        "ASYNCFLOW_ATTEMPT": str(attempt),
+    }
+
+
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Write a small file, which no link leads elsewhere.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+    finally:
+        os.close(file)

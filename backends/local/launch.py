@@ -11,6 +11,7 @@ from pathlib import Path
 from asyncflow_hpc.command import argv_of
 from asyncflow_hpc.task import Task, TaskDescription, command_of
 
+from ..sandbox import own_variables
 from .ranks import GPU_VARIABLES
 from .slots import Grant, Request
 
@@ -34,12 +35,7 @@ def environment_for(
     Args:
         gpus_counted: the backend hands out GPUs, so a task sees those it was given and no other.
     """
-    environment = {
-        "ASYNCFLOW_TASK_UID": task["uid"],
-        "ASYNCFLOW_SESSION": session,
-        "ASYNCFLOW_SANDBOX": sandbox,
-        "ASYNCFLOW_ATTEMPT": str(task.get("attempt", 0)),
-    }
+    environment = own_variables(task["uid"], session, sandbox, task.get("attempt", 0))
     if gpus_counted:
         environment.update(dict.fromkeys(GPU_VARIABLES, ",".join(grant.gpus)))
     environment.update(description.environment)
