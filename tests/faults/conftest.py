@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from asyncflow_hpc import WorkflowEngine
-from asyncflow_hpc.testing import Emulation
+from asyncflow_hpc.testing import Emulation, emulate
 
 from .on_emulators import KINDS, QUICK
 from .on_emulators import backend as emulated_backend
-from .on_slurm import CLUSTER_WITH_ACCOUNTING, Gate, Wrappers, backend, cluster, directory
+from .on_slurm import CLUSTER, CLUSTER_WITH_ACCOUNTING, Gate, Wrappers, backend, cluster, directory
 from .users import User, somebody
 
 
@@ -25,6 +25,23 @@ def accounting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
             pytest.skip("no Slurm with accounting here; scripts/test starts one as root")
         monkeypatch.setenv("SLURM_CONF", f"{CLUSTER_WITH_ACCOUNTING}/etc/slurm.conf")
     return wanted
+
+
+@pytest.fixture(scope="module")
+def pbs() -> Iterator[None]:
+    """The commands of an emulated PBS on PATH."""
+    with emulate("pbs", nodes=4, cores=8, **QUICK):
+        yield
+
+
+@pytest.fixture
+def kind(request: pytest.FixtureRequest) -> str:
+    """The name of a backend, whose batch system is there; parametrized by the tests."""
+    if request.param == "slurm" and not CLUSTER:
+        pytest.skip("no Slurm here; scripts/test starts one as root")
+    if request.param == "pbs":
+        request.getfixturevalue("pbs")
+    return str(request.param)
 
 
 @pytest.fixture

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from asyncflow_hpc.events import SessionOpened, TaskEnded, TaskReady
 from asyncflow_hpc.journal import read_events
-from asyncflow_hpc.testing import emulate
 
 from .clock import DAY, HOUR, Clock
-from .on_emulators import QUICK
-from .on_slurm import CLUSTER, Gate
+from .on_slurm import Gate
 from .resuming import LOCAL, PBS, RESULTS, TASKS, Driver, Script
 
 ONCE = {f"{name} {what}": 1 for name in TASKS for what in ("start", "done")}
@@ -25,21 +22,6 @@ POINT = {"local": "6 after", "local-script": "6 after", "pbs": "12 after", "slur
 @pytest.fixture
 def clock(tmp_path: Path) -> Clock:
     return Clock(tmp_path / "clock")
-
-
-@pytest.fixture(scope="module")
-def pbs() -> Iterator[None]:
-    with emulate("pbs", nodes=4, cores=8, **QUICK):
-        yield
-
-
-@pytest.fixture
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "slurm" and not CLUSTER:
-        pytest.skip("no Slurm here; scripts/test starts one as root")
-    if request.param == "pbs":
-        request.getfixturevalue("pbs")
-    return str(request.param)
 
 
 @pytest.mark.parametrize(

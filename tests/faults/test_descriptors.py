@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,8 @@ import pytest
 from asyncflow_hpc.backends.local.processes import kill_marked
 from asyncflow_hpc.backends.local.taking_over import end_earlier, leave_mark
 from asyncflow_hpc.errors import SessionError
-from asyncflow_hpc.testing import emulate
 
-from .on_emulators import QUICK
-from .on_slurm import CLUSTER, Gate
+from .on_slurm import Gate
 from .resuming import FIRST, PBS, SLURM, WAVES, WAVES_NAMES, WAVES_RESULT, Script
 
 BACKENDS = {
@@ -28,19 +25,7 @@ BACKENDS = {
 ONCE = {f"{name}{end}": 1 for name in WAVES_NAMES for end in ("", "-done")}
 
 
-@pytest.fixture(scope="module")
-def pbs() -> Iterator[None]:
-    with emulate("pbs", nodes=4, cores=8, **QUICK):
-        yield
-
-
-@pytest.fixture(params=BACKENDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "slurm" and not CLUSTER:
-        pytest.skip("no Slurm here; scripts/test starts one as root")
-    if request.param == "pbs":
-        request.getfixturevalue("pbs")
-    return str(request.param)
+on_each = pytest.mark.parametrize("kind", BACKENDS, indirect=True)
 
 
 def use_up(pid: int) -> tuple[int, int]:
@@ -74,6 +59,7 @@ def run_out(kind: str, root: Path, gate: Gate, driver: Script) -> tuple[int, int
     return limits
 
 
+@on_each
 def test_it_goes_on_when_it_has_some_again(kind: str, root: Path, gate: Gate) -> None:
     with Script(root, WAVES, gate, resume=False, backend=BACKENDS[kind], options="retries=0") as driver:
         limits = run_out(kind, root, gate, driver)
@@ -83,6 +69,7 @@ def test_it_goes_on_when_it_has_some_again(kind: str, root: Path, gate: Gate) ->
     assert gate.starts() == ONCE
 
 
+@on_each
 def test_killed_without_any_and_resumed(kind: str, root: Path, gate: Gate) -> None:
     with Script(root, WAVES, gate, resume=False, backend=BACKENDS[kind], options="retries=0") as driver:
         run_out(kind, root, gate, driver)
@@ -97,6 +84,7 @@ def test_killed_without_any_and_resumed(kind: str, root: Path, gate: Gate) -> No
         assert started == ONCE
 
 
+@on_each
 def test_resumed_without_any(kind: str, root: Path, gate: Gate) -> None:
     gate.open()
     first = Script(root, WAVES, gate, resume=False, backend=BACKENDS[kind], options="retries=0").result()
@@ -117,6 +105,7 @@ def test_resumed_without_any(kind: str, root: Path, gate: Gate) -> None:
     assert gate.starts() == ONCE
 
 
+@on_each
 def test_begun_without_any(kind: str, root: Path, gate: Gate) -> None:
     gate.open()
     for name in ("bare", "wait"):

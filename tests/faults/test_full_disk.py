@@ -9,10 +9,8 @@ import pytest
 
 from asyncflow_hpc.events import TaskEnded
 from asyncflow_hpc.journal import read_events
-from asyncflow_hpc.testing import emulate
 
 from .disks import Disk, mounted
-from .on_emulators import QUICK
 from .on_slurm import Gate, needs_root
 from .resuming import FIRST, PBS, WAVES, WAVES_NAMES, WAVES_RESULT, Script
 
@@ -25,17 +23,7 @@ BACKENDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def pbs() -> Iterator[None]:
-    with emulate("pbs", nodes=4, cores=8, **QUICK):
-        yield
-
-
-@pytest.fixture(params=BACKENDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "pbs":
-        request.getfixturevalue("pbs")
-    return str(request.param)
+on_each = pytest.mark.parametrize("kind", BACKENDS, indirect=True)
 
 
 @pytest.fixture
@@ -81,6 +69,7 @@ def resumed_when_there_is_room(kind: str, root: Path, gate: Gate, disk: Disk) ->
     assert all(times == 1 for name, times in gate.starts().items() if name.startswith("more"))
 
 
+@on_each
 def test_full_while_tasks_run_and_others_are_called(kind: str, root: Path, gate: Gate, disk: Disk) -> None:
     with script(root, gate, kind, resume=False) as driver:
         driver.until_running(4)
@@ -98,6 +87,7 @@ def test_full_while_tasks_run_and_others_are_called(kind: str, root: Path, gate:
     resumed_when_there_is_room(kind, root, gate, disk)
 
 
+@on_each
 def test_full_while_a_driver_dies(kind: str, root: Path, gate: Gate, disk: Disk) -> None:
     (root / "hold").touch()
     with script(root, gate, kind, resume=False) as driver:
@@ -111,6 +101,7 @@ def test_full_while_a_driver_dies(kind: str, root: Path, gate: Gate, disk: Disk)
     resumed_when_there_is_room(kind, root, gate, disk)
 
 
+@on_each
 def test_full_when_it_is_resumed(kind: str, root: Path, gate: Gate, disk: Disk) -> None:
     with script(root, gate, kind, resume=False) as driver:
         driver.until_running(4)
