@@ -24,6 +24,7 @@ from asyncflow_hpc.errors import SessionError, StagingError
 from . import pickling, run_function
 from .evidence import marker_name, spool_of
 from .sandbox import own_variables, write_file
+from .staging.apply import deliver, perform, survey
 
 if TYPE_CHECKING:
     from .staging import Plan
@@ -253,9 +254,6 @@ def _variables(request: Request) -> dict[str, str]:
 
 
 def _stage_in(plan: Plan, request: Request) -> None:
-    # Most calls have none, and need not wait for this import.
-    from .staging.apply import perform, survey
-
     found = survey(plan, float(request.patience))
     assert found is not None
     perform(found, request.sandbox)
@@ -267,8 +265,6 @@ def _stage_in(plan: Plan, request: Request) -> None:
 def _deliver(plan: Plan, request: Request, directory: str) -> None:
     if not plan.deliveries:
         return
-    from .staging.apply import deliver
-
     try:
         deliver(plan.deliveries, directory, f"{request.uid}.{request.attempt}.{request.nonce[:8]}")
     except OSError as error:

@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,20 @@ def shell(flow: WorkflowEngine) -> Any:
         return text
 
     return command
+
+
+def hanging(flow: WorkflowEngine) -> Any:
+    """A function that starts a process, says that it is up, and hangs; a stubborn one takes no SIGTERM."""
+
+    @flow.function_task
+    def hangs(stubborn: bool = False) -> None:
+        if stubborn:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen(["sleep", "600"])
+        Path("up").touch()
+        time.sleep(600)
+
+    return hangs
 
 
 def job_of(future: Any) -> str:

@@ -25,7 +25,7 @@ from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
-from .on_slurm import Gate, on_slurm, running, shell
+from .on_slurm import Gate, hanging, on_slurm, running, shell
 from .resuming import IN_PILOT, Script
 from .test_radical_pilot import holder_of
 
@@ -191,14 +191,7 @@ async def test_raptor_on_two_nodes(root: Path, place: Path) -> None:
         patience=2.0,
     )
     async with WorkflowEngine.create(backend, work_dir=root, retries=0) as flow:
-
-        @flow.function_task
-        def hangs(stubborn: bool = False) -> None:
-            if stubborn:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            subprocess.Popen(["sleep", "600"])
-            Path("up").touch()
-            time.sleep(600)
+        hangs = hanging(flow)
 
         def claim(task: Any) -> str:
             return os.readlink(Path(task.task["sandbox"], ".asyncflow", "claim"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
-from .on_slurm import running, shell
+from .on_slurm import hanging, running, shell
 from .test_radical_pilot import place, processes_of
 
 __all__ = ["place"]
@@ -135,13 +134,7 @@ async def files_and_directories(flow: WorkflowEngine, root: Path) -> None:
 
 
 async def calls_are_ended(flow: WorkflowEngine) -> None:
-    @flow.function_task
-    def hangs(stubborn: bool = False) -> None:
-        if stubborn:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        subprocess.Popen(["sleep", "600"])
-        Path("up").touch()
-        time.sleep(600)
+    hangs = hanging(flow)
 
     def up(future: Any) -> bool:
         return Path(future.task.get("sandbox") or "nowhere", "up").exists()
