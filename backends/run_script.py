@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from asyncflow_hpc.data import BOOKKEEPING
 
@@ -75,7 +76,8 @@ class RunScript:
 
     def text(self) -> str:
         """Write the script."""
-        parts = [_BEGIN.format(**self._words()), self._record(), *functions(self.plan), *self._exports(), ""]
+        parts = [self._head(), _body(self.native_id, self.sweep, self.durable, self.claim), *functions(self.plan)]
+        parts += [*self._exports(), ""]
         parts += [*self._stage_in(), ""]
         if self.cwd is not None:
             parts.append(f"cd -- {shlex.quote(self.cwd)} || asyncflow_fail {shlex.quote(f'{self.cwd} is not there')}")
@@ -101,24 +103,25 @@ class RunScript:
         # An earlier run of the same job has done it, and what that run wrote is there as well.
         return ["if ! [ -e .asyncflow/staged ]; then", *lines, ": >.asyncflow/staged", "fi"]
 
-    def _words(self) -> dict[str, str]:
-        return {
-            # It stands in a comment.
-            "name": " ".join(f"{self.uid} {self.name!r}, attempt {self.attempt}".split()),
-            "sandbox": shlex.quote(self.sandbox),
-            "claim": self._claim(),
-            "unclaim": " .asyncflow/claim" if self.claim else "",
-            "room": str(_ROOM),
-            "out": shlex.quote(f"./{self.uid}.out"),
-            "err": shlex.quote(f"{self.sandbox}/{self.uid}.err"),
-            "signals": "\n".join(f"trap 'asyncflow_noted={name}' {name}" for name in _SIGNALS),
+    def _head(self) -> str:
+        own = {
+            "version": 1,
+            "session": os.path.basename(self.session),
+            "uid": self.uid,
+            "attempt": self.attempt,
+            "nonce": self.nonce,
         }
-
-    def _claim(self) -> str:
-        if not self.claim:
-            return ""
-        files = " ".join(shlex.quote(f"./{self.uid}.{ending}") for ending in ("out", "err"))
-        return _CLAIM.format(native=self.native_id, files=files)
+        # It stands in a comment.
+        title = " ".join(f"{self.uid} {self.name!r}, attempt {self.attempt}".split())
+        marker = f"{spool_of(self.session)}/{marker_name(self.uid, self.attempt)}"
+        return _HEAD.format(
+            title=title,
+            box=shlex.quote(self.sandbox),
+            out=shlex.quote(f"./{self.uid}.out"),
+            err=shlex.quote(f"{self.sandbox}/{self.uid}.err"),
+            marker=shlex.quote(marker),
+            own=shlex.quote(json.dumps(own)[1:-1]),
+        )
 
     def _exports(self) -> list[str]:
         own = own_variables(self.uid, self.session, self.sandbox, self.attempt)
@@ -154,23 +157,6 @@ class RunScript:
     def _own(self, name: str) -> str:
         return f"{self.sandbox}/{BOOKKEEPING}/{name}"
 
-    def _record(self) -> str:
-        head = {
-            "version": 1,
-            "session": os.path.basename(self.session),
-            "uid": self.uid,
-            "attempt": self.attempt,
-            "nonce": self.nonce,
-        }
-        return _FINISH.format(
-            head=shlex.quote(json.dumps(head)[1:-1]),
-            native=self.native_id,
-            sweep="\n  kill -TERM 0" if self.sweep else "",
-            sync=' && sync -- "$asyncflow_record.part"' if self.durable else "",
-            ended=_ENDED if self.claim else "",
-            marker=shlex.quote(f"{spool_of(self.session)}/{marker_name(self.uid, self.attempt)}"),
-        )
-
 
 # sh says why a program cannot be started as it does elsewhere.
 _BY_SH = "/bin/sh -c 'exec \"$@\"' sh"
@@ -181,22 +167,28 @@ def _started(line: str) -> str:
     return f'(exec 2>>"$asyncflow_err"; exec {line})'
 
 
-_BEGIN = """\
+_HEAD = """\
 #!/bin/sh
-# {name}
+# {title}
 # shellcheck disable=SC2329
 # Stages its files, runs, and leaves its completion record in .asyncflow/exit.json.
 umask 077
-asyncflow_box={sandbox}
+asyncflow_box={box}
 cd -- "$asyncflow_box" || exit 125
+asyncflow_out={out}
+asyncflow_err={err}
+asyncflow_marker={marker}
+asyncflow_own={own}
+"""
+
+_BEGIN = """\
 {claim}asyncflow_record=$asyncflow_box/.asyncflow/exit.json
 # Room for the record, should the disk be full at the end: else nothing is run.
-if ! printf '%{room}s\n' '' >"$asyncflow_record.part"; then
+if ! printf '%{room}s\\n' '' >"$asyncflow_record.part"; then
   rm -f -- "$asyncflow_record.part"{unclaim}
   exit 125
 fi
-asyncflow_err={err}
-exec >>{out} 2>>.asyncflow/script.log
+exec >>"$asyncflow_out" 2>>.asyncflow/script.log
 asyncflow_stage=stage_in asyncflow_code=0 asyncflow_noted='' asyncflow_missing=''
 asyncflow_start=$(date +%s)
 if [ -r /proc/sys/kernel/hostname ]; then
@@ -204,7 +196,7 @@ if [ -r /proc/sys/kernel/hostname ]; then
 else
   asyncflow_host=$(uname -n)
 fi
-printf '%s\n' "$asyncflow_host" >.asyncflow/host
+printf '%s\\n' "$asyncflow_host" >.asyncflow/host
 {signals}
 """
 
@@ -221,7 +213,7 @@ if [ -n "$asyncflow_native" ] && ! ln -s -- "$asyncflow_native" .asyncflow/claim
     exit 75
   fi
   rm -f .asyncflow/exit.json .asyncflow/usage
-  for asyncflow_file in {files}; do
+  for asyncflow_file in "$asyncflow_out" "$asyncflow_err"; do
     : >"$asyncflow_file"
   done
 fi
@@ -262,16 +254,34 @@ asyncflow_finish() {{
   {{ read -r asyncflow_times && read -r asyncflow_children; }} <"$asyncflow_box/.asyncflow/times"
   [ "$asyncflow_stage" != stage_out ] || [ -z "$asyncflow_missing" ] || set -- 0
 {ended}  {{
-    printf '{{%s, "stage": "%s", "exit_code": %d, "signal": %s, "noted": "%s", "missing": [%s], ' {head} \\
-      "$asyncflow_stage" "$1" "$asyncflow_signal" "$asyncflow_noted" "$asyncflow_missing" &&
+    printf '{{%s, "stage": "%s", "exit_code": %d, "signal": %s, "noted": "%s", "missing": [%s], ' \\
+      "$asyncflow_own" "$asyncflow_stage" "$1" "$asyncflow_signal" "$asyncflow_noted" "$asyncflow_missing" &&
     printf '"start": %d, "end": %d, "host": "%s", "native_id": "%s", "times": "%s %s", "usage": "%s"}}\\n' \\
       "$asyncflow_start" "$(date +%s)" "$asyncflow_host" "{native}" \\
       "$asyncflow_times" "$asyncflow_children" "$asyncflow_used"
   }} 1<>"$asyncflow_record.part"{sync} &&
-    mv -f -- "$asyncflow_record.part" "$asyncflow_record" && : >{marker}
+    mv -f -- "$asyncflow_record.part" "$asyncflow_record" && : >"$asyncflow_marker"
 }}
 trap 'asyncflow_finish $?' EXIT
 """
+
+
+@lru_cache
+def _body(native: str, sweep: bool, durable: bool, claim: bool) -> str:
+    """Write what is the same in the scripts of many attempts; about half of their text."""
+    begin = _BEGIN.format(
+        claim=_CLAIM.format(native=native) if claim else "",
+        unclaim=" .asyncflow/claim" if claim else "",
+        room=_ROOM,
+        signals="\n".join(f"trap 'asyncflow_noted={name}' {name}" for name in _SIGNALS),
+    )
+    finish = _FINISH.format(
+        native=native,
+        sweep="\n  kill -TERM 0" if sweep else "",
+        sync=' && sync -- "$asyncflow_record.part"' if durable else "",
+        ended=_ENDED if claim else "",
+    )
+    return begin + finish
 
 
 def script_path(sandbox: str) -> str:

@@ -19,7 +19,7 @@ from psij.executors.batch.pbs_base import PBSExecutorConfig
 from psij.executors.batch.pbs_classic import PBSClassicJobExecutor
 from psij.executors.batch.slurm import SlurmExecutorConfig, SlurmJobExecutor
 
-from .commands import run_blocking
+from .commands import Gate, run_blocking
 from .dialect import Dialect
 from .scheduler import Scheduler
 from .translation import batch_script
@@ -57,7 +57,7 @@ class _Submitter(BatchSchedulerExecutor):
     scheduler: Scheduler
     timeout: float
     now: _Submission
-    gate: threading.Semaphore
+    gate: Gate
 
     def _ensure_work_dir(self) -> None:
         # PSI/J tries to make it for each job.
@@ -119,9 +119,7 @@ _KINDS: dict[str, tuple[type[_Submitter], type[BatchSchedulerExecutorConfig]]] =
 }
 
 
-def submitter(
-    scheduler: Scheduler, dialect: Dialect, work_directory: Path, timeout: float, gate: threading.Semaphore
-) -> _Submitter:
+def submitter(scheduler: Scheduler, dialect: Dialect, work_directory: Path, timeout: float, gate: Gate) -> _Submitter:
     """Make an executor that submits jobs.
 
     Args:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from ..pickling import FunctionPickles
 from ..run_script import RunScript, forbid, script_path, write_script
 from ..sandbox import make_sandbox
 from ..shortage import is_short
-from .commands import CommandTimeoutError
+from .commands import CommandTimeoutError, Gate
 from .jobs import BatchJob, is_of, recorded
 from .scheduler import Transient
 from .submitting import TransientError
@@ -43,7 +43,7 @@ class Placing:
     def __init__(self, backend: PsijExecutionBackend, timeout: float, at_once: int = 1) -> None:
         self._backend = backend
         self._timeout = timeout
-        self._gate = threading.Semaphore(at_once)
+        self._gate = Gate(at_once)
         self._pickles = FunctionPickles()
         # By session; making one takes PSI/J longer than all else that it does for a job.
         self._submitters: dict[str, Any] = {}
@@ -183,12 +183,21 @@ class Placing:
 
 def _put_away(script: Path, job: BatchJob) -> None:
     """Put the batch script of a job beside its run script, where people can read it."""
+    kept = f"{job.sandbox}/{BOOKKEEPING}/job.sh"
     with suppress(OSError):
         try:
             # Not removed: ext4 takes long to make files where others were just removed.
-            shutil.move(script, f"{job.sandbox}/{BOOKKEEPING}/job.sh")
+            os.rename(script, kept)
         except OSError:
-            script.unlink(missing_ok=True)
+            _put_far_away(script, kept)
+
+
+def _put_far_away(script: Path, kept: str) -> None:
+    """Put it there from another file system."""
+    try:
+        shutil.copyfile(script, kept)
+    finally:
+        script.unlink(missing_ok=True)
 
 
 def _ran_already(job: BatchJob) -> str | None:

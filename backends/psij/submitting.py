@@ -97,7 +97,7 @@ class Submitting:
         self._room = asyncio.Semaphore(pace.most)
         self._next = 0.0
         self._workers: list[asyncio.Task[None]] = []
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._carrying: set[int] = set()
         self._closing = False
         self._queued = self._adopted = 0
         self._left, self._stopped = asyncio.Event(), asyncio.Event()
@@ -105,7 +105,7 @@ class Submitting:
     def start(self) -> None:
         """Begin to submit."""
         loop = asyncio.get_running_loop()
-        self._workers = [loop.create_task(self._work()) for _ in range(self._pace.at_once + AHEAD)]
+        self._workers = [loop.create_task(self._work(worker)) for worker in range(self._pace.at_once + AHEAD)]
 
     def add(self, job: BatchJob) -> None:
         """Let a job wait for its submission."""
@@ -135,27 +135,35 @@ class Submitting:
         self._left.set()
 
     async def close(self) -> None:
-        """Stop; a submission that has begun is carried through, as its job would be lost otherwise."""
+        """Stop; a submission that has begun is carried through, as its job would be lost otherwise.
+
+        A job that was taken, and cancelled before its turn came, is told to have failed.
+        """
         self._closing = True
         self._left.set()
         self._stopped.set()
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, *self._carrying, return_exceptions=True)
+        for number, worker in enumerate(self._workers):
+            if number not in self._carrying:
+                worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
 
-    async def _work(self) -> None:
-        while True:
+    async def _work(self, worker: int) -> None:
+        while not self._closing:
             await self._filled.wait()
             await self._room.acquire()
             job = self._take()
             if job is None:
                 self._room.release()
                 continue
-            await self._keep_pace()
-            carrying = asyncio.get_running_loop().create_task(self._carry_through(job))
-            self._carrying.add(carrying)
-            carrying.add_done_callback(self._carrying.discard)
-            await asyncio.shield(carrying)
+            self._carrying.add(worker)
+            try:
+                await self._keep_pace()
+                if job.asked is None and self._closing:
+                    # A later driver submits it.
+                    return
+                await self._carry_through(job)
+            finally:
+                self._carrying.discard(worker)
 
     def _take(self) -> BatchJob | None:
         while self._jobs:
@@ -171,7 +179,7 @@ class Submitting:
         turn = max(self._next, now)
         self._next = turn + 1 / self._pace.rate
         if turn > now:
-            await asyncio.sleep(turn - now)
+            await self._pause(turn - now)
 
     async def _carry_through(self, job: BatchJob) -> None:
         try:
@@ -200,6 +208,8 @@ class Submitting:
                 if unclear and await self._find(job):
                     return
                 unclear = False
+                if job.asked is not None:
+                    raise SubmitError(f"{job.uid} '{job.task['name']}' was cancelled before it was submitted")
                 await self._submit(job)
                 return
             except TransientError as error:
@@ -218,7 +228,7 @@ class Submitting:
                 if full:
                     until = loop.time() + self._pace.patience
 
-    async def _pause(self, seconds: float, full: bool) -> None:
+    async def _pause(self, seconds: float, full: bool = False) -> None:
         """Wait, where there are too many jobs only until one of ours ends."""
         if full:
             self._left.clear()

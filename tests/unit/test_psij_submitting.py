@@ -14,6 +14,7 @@ from asyncflow_hpc.backends.psij.scheduler import Transient
 from asyncflow_hpc.backends.psij.submitting import Pace, Submitting, TransientError
 from asyncflow_hpc.backends.staging import Plan
 from asyncflow_hpc.errors import SubmitError
+from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.task import TaskDescription
 
 TOO_MANY = Transient("too many jobs", 0.0, limit=True)
@@ -36,14 +37,14 @@ class Cluster:
     failed: dict[str, Exception] = field(default_factory=dict)
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def submitting(self, patience: float = 0.0) -> Submitting:
+    def submitting(self, patience: float = 0.0, rate: float = 1000.0) -> Submitting:
         async def find(job: BatchJob) -> bool:
             return False
 
         async def withdraw(job: BatchJob) -> bool:
             return self.withdraws
 
-        made = Submitting(Pace(1000, 2, 100, patience), self.answer, find, withdraw, self.take, self.fail)
+        made = Submitting(Pace(rate, 2, 100, patience), self.answer, find, withdraw, self.take, self.fail)
         made.start()
         return made
 
@@ -125,3 +126,26 @@ async def test_closing_ends_the_waiting(failure: Transient) -> None:
     await cluster.told.wait()
     await submitting.close()
     assert cluster.submitted == ["task.000001"] and list(cluster.failed) in ([], ["task.000002"])
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_closing_does_not_wait_for_the_turns_of_jobs(cancelled: bool) -> None:
+    cluster = Cluster(refusing(DOWN, 10, set()))
+    submitting = cluster.submitting(rate=0.001)
+    jobs = [job(number) for number in range(1, 10)]
+    for one in jobs:
+        submitting.add(one)
+    await cluster.told.wait()
+    removed = set()
+    if cancelled:
+        for one in jobs[1:]:
+            if submitting.remove(one):
+                removed.add(one.uid)
+            else:
+                one.asked = FailureCause.CANCELLED
+    await submitting.close()
+    assert cluster.submitted == ["task.000001"]
+    # Each of them is told once; what a later driver is to submit is not told at all.
+    assert removed.isdisjoint(cluster.failed)
+    assert removed | set(cluster.failed) == ({one.uid for one in jobs[1:]} if cancelled else set())
+    assert cancelled is bool(cluster.failed)
