@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -97,6 +98,7 @@ def record_path(sandbox: str | Path) -> Path:
     return Path(sandbox, ".asyncflow", "exit.json")
 
 
+@lru_cache(64)
 def spool_of(session: str | Path) -> Path:
     """Say in which directory the attempts of a session drop their markers."""
     return Path(session, ".spool")

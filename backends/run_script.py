@@ -330,8 +330,10 @@ def write_script(script: RunScript) -> str:
     """
     path = script_path(script.sandbox)
     for directory in (os.path.dirname(path), spool_of(script.session)):
-        with suppress(FileExistsError):
-            os.mkdir(directory, 0o700)
+        # To make it in vain costs more than to look.
+        if not os.path.isdir(directory):
+            with suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
     write_file(path, os.fsencode(script.text()), 0o700)
     for ending in ("out", "err"):
         # The script appends to them, with whatever mask the node has.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -23,6 +25,9 @@ _KEPT = frozenset(
     PBS_SECONDARY PBS_AUTH_METHOD LSB_DISPLAY_YEAR LSB_SHAREDIR LSB_CONFDIR
     """.split()  # noqa: SIM905
 )
+
+# More bytes than a submit command says, as a rule.
+_USUAL = 4096
 
 # Seconds until a process that was killed is left to itself.
 _PATIENCE = 5.0
@@ -134,14 +139,17 @@ def run_blocking(
         directory: to run it in.
         stdin: file for it to read; none where None.
     """
-    with (
-        _memory() as out,
-        _memory() as err,
-        nullcontext(subprocess.DEVNULL) if stdin is None else open(stdin, "rb") as stream,
-        subprocess.Popen(
-            argv, stdin=stream, stdout=out, stderr=err, env=_environment(), cwd=directory, start_new_session=True
-        ) as process,
-    ):
+    with _Output() as output, nullcontext(subprocess.DEVNULL) if stdin is None else open(stdin, "rb") as stream:
+        process = subprocess.Popen(
+            argv,
+            executable=_found(argv[0], os.environ.get("PATH")),
+            stdin=stream,
+            stdout=output.out,
+            stderr=output.err,
+            env=_environment(),
+            cwd=directory,
+            start_new_session=True,
+        )
         try:
             _wait(process, timeout)
         except subprocess.TimeoutExpired:
@@ -149,27 +157,48 @@ def run_blocking(
         finally:
             if process.returncode is None:
                 _kill(process.pid)
-        return process.returncode, _content(out), _content(err)
+                process.wait()
+        return process.returncode, _content(output.out), _content(output.err)
 
 
-@contextmanager
-def _memory() -> Iterator[int]:
-    """Give a file in memory for what a command says: unlike a pipe, it wakes nobody up before the command has ended."""
+@lru_cache(8)
+def _found(program: str, path: str | None) -> str | None:
+    """Look for a program once: a search for each command goes through all of PATH, which may lie on slow disks."""
+    found = shutil.which(program, path=path)
+    return found if found is not None and os.path.isabs(found) else None
+
+
+class _Output:
+    """Takes what a command says, in files in memory: unlike pipes, they wake nobody up before it has ended."""
+
+    __slots__ = ("err", "out")
+
+    def __enter__(self) -> _Output:
+        self.out = _memory()
+        try:
+            self.err = _memory()
+        except BaseException:
+            os.close(self.out)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.out)
+        os.close(self.err)
+
+
+def _memory() -> int:
     try:
-        descriptor = os.memfd_create("output")
+        return os.memfd_create("output")
     except (AttributeError, OSError):
         # No Linux.
         with tempfile.TemporaryFile() as file:
-            yield file.fileno()
-        return
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+            return os.dup(file.fileno())
 
 
 def _content(descriptor: int) -> bytes:
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    data = os.pread(descriptor, _USUAL, 0)
+    return data if len(data) < _USUAL else os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> None:

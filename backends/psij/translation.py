@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 from datetime import timedelta
 from functools import lru_cache
@@ -21,7 +20,7 @@ def job_spec(
 ) -> Any:
     """Make the PSI/J job; what its resource specification has no word for goes along as native options."""
     # PSI/J checks every argument of its constructors, which takes longer than all else that a job needs of it.
-    spec = copy.copy(
+    spec = _twin(
         _like(
             description.ranks,
             description.cores_per_rank,
@@ -35,9 +34,16 @@ def job_spec(
         )
     )
     spec.name, spec.directory, spec.arguments = name, Path(sandbox), [script]
-    spec.attributes = copy.copy(spec.attributes)
+    spec.attributes = _twin(spec.attributes)
     spec.attributes.custom_attributes = {f"{dialect.namespace}.{key}": value for key, value in options.items()}
     return spec
+
+
+def _twin(thing: Any) -> Any:
+    """Do what `copy.copy` does for a plain object, in a fraction of its time."""
+    twin = object.__new__(type(thing))
+    twin.__dict__.update(thing.__dict__)
+    return twin
 
 
 @lru_cache(maxsize=256)

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 # How much longer the interval gets each time when nothing changes.
 _GROWTH = 1.5
 
+# How much longer than an answer took the interval is, so that a scheduler that has much to tell is asked less often.
+_SPARING = 50
+
 
 class QueueWatcher:
     """Asks for the queue, at an interval that shrinks when something should happen.
@@ -46,6 +49,7 @@ class QueueWatcher:
         self._wanted = wanted
         self._on_answer = on_answer
         self._interval = self._shortest
+        self._took = 0.0
         self._sooner = asyncio.Event()
         self._due = 0.0
         self._asked = -self._shortest
@@ -60,7 +64,7 @@ class QueueWatcher:
 
     def expect_change(self) -> None:
         """Ask again soon."""
-        self._interval = self._shortest
+        self._interval = self._soonest()
         self._be_due(asyncio.get_running_loop().time() + self._interval)
 
     def _be_due(self, time: float) -> None:
@@ -117,10 +121,14 @@ class QueueWatcher:
             except Exception:
                 # The next answer may be another.
                 log.exception("what the queue says could not be dealt with")
+        self._took = asyncio.get_running_loop().time() - self._asked
         if changed:
-            self._interval = self._shortest
+            self._interval = self._soonest()
         else:
-            self._interval = min(self._interval * _GROWTH, self._longest)
+            self._interval = min(max(self._interval * _GROWTH, self._soonest()), self._longest)
+
+    def _soonest(self) -> float:
+        return min(max(self._shortest, _SPARING * self._took), self._longest)
 
     @staticmethod
     def _give(waiting: list[asyncio.Future[Report | None]], report: Report | None) -> None:
