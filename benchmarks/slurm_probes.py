@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -67,6 +67,10 @@ def bare_sbatch(n: int, at_once: int) -> Sample:
         done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
+    return _in_threads(submit, n, at_once)
+
+
+def _in_threads(submit: Callable[[int], str], n: int, at_once: int) -> Sample:
     submit(0)
     with ThreadPoolExecutor(at_once) as pool:
         meter = Meter()
@@ -76,6 +80,33 @@ def bare_sbatch(n: int, at_once: int) -> Sample:
     if len(set(ids)) != n:
         raise RuntimeError("an id was given twice")
     return sample
+
+
+def bare_psij(n: int, at_once: int) -> Sample:
+    """n jobs of PSI/J's own, in threads: its job, its template, its executor, and nothing of ours."""
+    from datetime import timedelta
+
+    import psij
+    from psij.executors.batch.slurm import SlurmExecutorConfig
+
+    executor = psij.JobExecutor.get_instance("slurm", config=SlurmExecutorConfig(work_directory=Path("psij").resolve()))
+
+    def submit(_: int) -> str:
+        spec = psij.JobSpec(
+            executable="/bin/true",
+            name="bare",
+            resources=psij.ResourceSpecV1(process_count=1, cpu_cores_per_process=1),
+            attributes=psij.JobAttributes(duration=timedelta(minutes=10)),
+            stdout_path=Path("/dev/null"),
+            stderr_path=Path("/dev/null"),
+            launcher="single",
+        )
+        spec.attributes.custom_attributes = {"slurm.begin": "now+1hour", "slurm.mem-per-cpu": "16M"}
+        job = psij.Job(spec)
+        executor.submit(job)
+        return str(job.native_id)
+
+    return _in_threads(submit, n, at_once)
 
 
 async def latency(n: int, inotify: bool) -> Sample:
