@@ -126,7 +126,7 @@ class PsijExecutionBackend(SandboxBackend):
                     f"backend '{self.name}' needs the command {command}, which is not on PATH here: run the script on a"
                     " login node, or load the scheduler's module"
                 )
-        self.threads = ThreadPoolExecutor(self._pace.at_once + AHEAD + 4, thread_name_prefix="asyncflow-psij")
+        self.threads = ThreadPoolExecutor(AHEAD + 4, thread_name_prefix="asyncflow-psij")
         await asyncio.get_running_loop().run_in_executor(self.threads, load_psij)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
@@ -348,6 +348,7 @@ class PsijExecutionBackend(SandboxBackend):
         if self._work_dir_of_psij is None:
             for session in self._spools:
                 await asyncio.get_running_loop().run_in_executor(self.threads, self._forget_psij, str(session))
+        self._placing.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     def abandon(self) -> None:

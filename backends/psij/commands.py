@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
-from queue import SimpleQueue
 
-__all__ = ["Answer", "CommandTimeoutError", "Gate", "clean_environment", "run_blocking", "run_command"]
+__all__ = ["Answer", "CommandTimeoutError", "clean_environment", "run_blocking", "run_command"]
 
 # What a scheduler tells a job about itself; what it reads itself, to find its server, is kept.
 _OWN = ("SLURM_", "SBATCH_", "SRUN_", "PBS_", "LSB_", "LS_JOBPID", "LS_SUBCWD", "LS_EXEC_T")
@@ -40,27 +39,6 @@ class CommandTimeoutError(Exception):
 
     def __init__(self, command: str, timeout: float) -> None:
         super().__init__(f"{command} did not answer in {timeout:g} s")
-
-
-class Gate:
-    """Lets so many threads pass at the same time.
-
-    A `threading.Semaphore` is written in Python, and costs several times as much where threads wait.
-
-    Args:
-        at_once: threads.
-    """
-
-    def __init__(self, at_once: int) -> None:
-        self._passes: SimpleQueue[None] = SimpleQueue()
-        for _ in range(at_once):
-            self._passes.put(None)
-
-    def __enter__(self) -> None:
-        self._passes.get()
-
-    def __exit__(self, *_: object) -> None:
-        self._passes.put(None)
 
 
 def clean_environment() -> dict[str, str]:

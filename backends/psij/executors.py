@@ -19,7 +19,7 @@ from psij.executors.batch.pbs_base import PBSExecutorConfig
 from psij.executors.batch.pbs_classic import PBSClassicJobExecutor
 from psij.executors.batch.slurm import SlurmExecutorConfig, SlurmJobExecutor
 
-from .commands import Gate, run_blocking
+from .commands import run_blocking
 from .dialect import Dialect
 from .scheduler import Scheduler
 from .translation import batch_script
@@ -50,14 +50,12 @@ class _Submitter(BatchSchedulerExecutor):
 
     Attributes:
         now: what the calling thread submits, and the exit code of its last command.
-        gate: lets so many commands run at the same time; the jobs of other threads are prepared meanwhile.
     """
 
     dialect: Dialect
     scheduler: Scheduler
     timeout: float
     now: _Submission
-    gate: Gate
 
     def _ensure_work_dir(self) -> None:
         # PSI/J tries to make it for each job.
@@ -87,8 +85,7 @@ class _Submitter(BatchSchedulerExecutor):
 
     def _run_command(self, cmd: list[str]) -> str:
         # The job may start in the directory in which it was submitted.
-        with self.gate:
-            code, out, err = run_blocking(cmd, self.timeout, self.now.directory, self.now.script)
+        code, out, err = run_blocking(cmd, self.timeout, self.now.directory, self.now.script)
         self.now.returncode = code
         if code != 0:
             raise subprocess.CalledProcessError(code, cmd, (err + out).decode(errors="replace"))
@@ -119,16 +116,15 @@ _KINDS: dict[str, tuple[type[_Submitter], type[BatchSchedulerExecutorConfig]]] =
 }
 
 
-def submitter(scheduler: Scheduler, dialect: Dialect, work_directory: Path, timeout: float, gate: Gate) -> _Submitter:
+def submitter(scheduler: Scheduler, dialect: Dialect, work_directory: Path, timeout: float) -> _Submitter:
     """Make an executor that submits jobs.
 
     Args:
         work_directory: for scripts while they are submitted.
         timeout: seconds that a command may take.
-        gate: lets so many commands run at the same time.
     """
     executor, config = _KINDS[dialect.name]
     made = executor(None, config(work_directory=work_directory))
     made.scheduler, made.dialect, made.timeout = scheduler, dialect, timeout
-    made.now, made.gate = _Submission(), gate
+    made.now = _Submission()
     return made

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from ..pickling import FunctionPickles
 from ..run_script import RunScript, forbid, script_path, write_script
 from ..sandbox import make_sandbox
 from ..shortage import is_short
-from .commands import CommandTimeoutError, Gate
+from .commands import CommandTimeoutError
 from .jobs import BatchJob, is_of, recorded
 from .scheduler import Transient
 from .submitting import TransientError
@@ -35,6 +36,9 @@ __all__ = ["Placing"]
 class Placing:
     """Submits the jobs of one backend.
 
+    What jobs need is left for them by the backend's threads, while others wait for the submit commands: what goes on
+    after a command has ended is the next one.
+
     Args:
         timeout: seconds that a command of the scheduler may take.
         at_once: submit commands at the same time at most.
@@ -43,7 +47,7 @@ class Placing:
     def __init__(self, backend: PsijExecutionBackend, timeout: float, at_once: int = 1) -> None:
         self._backend = backend
         self._timeout = timeout
-        self._gate = Gate(at_once)
+        self._commands = ThreadPoolExecutor(at_once, thread_name_prefix="asyncflow-submit")
         self._pickles = FunctionPickles()
         # By session; making one takes PSI/J longer than all else that it does for a job.
         self._submitters: dict[str, Any] = {}
@@ -57,22 +61,41 @@ class Placing:
         """
         calls = not job.placed and job.task.get("function") is not None
         call = PickledCall.of(job.task, self._pickles) if calls else None
-        loop = asyncio.get_running_loop()
-        job.native_id = await loop.run_in_executor(self._backend.threads, self._place_now, job, call)
+        submitted = asyncio.get_running_loop().create_future()
+        self._backend.threads.submit(self._place, job, call, submitted)
+        job.native_id = await submitted
 
-    def _place_now(self, job: BatchJob, call: PickledCall | None) -> str:
-        """Leave what a job needs, if it is not there yet, and submit it; in a thread."""
-        if not job.placed:
-            try:
+    def close(self) -> None:
+        """Let the threads end."""
+        self._commands.shutdown(wait=False)
+
+    def _place(self, job: BatchJob, call: PickledCall | None, submitted: asyncio.Future[str]) -> None:
+        """Leave what a job needs, if it is not there yet, and let it be submitted; in a thread."""
+        try:
+            if not job.placed:
                 self._leave_files(job, call)
-            except (OSError, SessionError) as error:
-                if is_short(error):
-                    raise TransientError(str(error)) from error
-                raise
-            job.placed = True
-        return self._submit_now(job)
+                job.placed = True
+            self._commands.submit(self._submit, job, submitted)
+        except BaseException as error:
+            _tell(submitted, error=error)
+
+    def _submit(self, job: BatchJob, submitted: asyncio.Future[str]) -> None:
+        try:
+            native_id = self._submit_now(job)
+        except BaseException as error:
+            _tell(submitted, error=error)
+        else:
+            _tell(submitted, native_id)
 
     def _leave_files(self, job: BatchJob, call: PickledCall | None) -> None:
+        try:
+            self._fill_sandbox(job, call)
+        except (OSError, SessionError) as error:
+            if is_short(error):
+                raise TransientError(str(error)) from error
+            raise
+
+    def _fill_sandbox(self, job: BatchJob, call: PickledCall | None) -> None:
         if not (job.boxed or (job.unclear and Path(job.sandbox).is_dir())):
             make_sandbox(job.sandbox)
         job.boxed = True
@@ -146,7 +169,7 @@ class Placing:
 
         if session not in self._submitters:
             place = self._backend.psij_directory(session)
-            made = submitter(self._backend.scheduler, self._backend.dialect, place, self._timeout, self._gate)
+            made = submitter(self._backend.scheduler, self._backend.dialect, place, self._timeout)
             self._submitters.setdefault(session, made)
         return self._submitters[session]
 
@@ -179,6 +202,22 @@ class Placing:
     async def withdraw(self, job: BatchJob) -> bool:
         """See to it that a job that may have been submitted runs nothing; returns False if it may have begun."""
         return await asyncio.get_running_loop().run_in_executor(self._backend.threads, forbid, job.sandbox)
+
+
+def _tell(submitted: asyncio.Future[str], native_id: str = "", error: BaseException | None = None) -> None:
+    """Give the loop what came of a submission; from any thread."""
+
+    def settle() -> None:
+        if submitted.cancelled():
+            return
+        if error is None:
+            submitted.set_result(native_id)
+        else:
+            submitted.set_exception(error)
+
+    with suppress(RuntimeError):
+        # The loop may be closed.
+        submitted.get_loop().call_soon_threadsafe(settle)
 
 
 def _put_away(script: Path, job: BatchJob) -> None:
