@@ -128,12 +128,12 @@ class Cache:
         """Enter a result; where that fails, the log says so and nothing else happens."""
         path = self.directory / entry.key
         part = self.directory / f"{entry.key}.{secrets.token_hex(4)}{_PART}"
-        data = msgspec.json.encode(entry)
         try:
+            data = msgspec.json.encode(entry)
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
                 stream.write(data + b"\n" + keyed(entry.key, data).encode() + b"\n")
             os.rename(part, path)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             log.warning("the result of %s cannot be cached in %s: %s", entry.origin, self.directory, error)
             with suppress(OSError):
                 os.unlink(part)

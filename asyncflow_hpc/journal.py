@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -48,8 +49,28 @@ def journal_path(session: str | Path) -> Path:
 
 def line_of(event: Event) -> bytes:
     """Write one event as a line."""
-    body = _ENCODER.encode(event)[:-1]
+    try:
+        body = _ENCODER.encode(event)[:-1]
+    except UnicodeEncodeError:
+        # Of a file whose name is not UTF-8, in the text of an error, say.
+        body = _ENCODER.encode(_escaped(event))[:-1]
     return body + _SUM % zlib.crc32(body)
+
+
+def _escaped(event: Event) -> Event:
+    """Write out, as `\\udcff`, what no UTF-8 stands for."""
+    changes: dict[str, Any] = {}
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if isinstance(value, str):
+            changes[name] = _printable(value)
+        elif isinstance(value, tuple):
+            changes[name] = tuple(map(_printable, value))
+    return msgspec.structs.replace(event, **changes)
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +192,8 @@ class Journal:
         self.path = path
         self._still_ours = still_ours
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[bytes] = []
+        self._waiting: list[Event] = []
+        self._refused = b""
         self._scheduled = False
         self._written = 0.0
         self._committing = asyncio.Lock()
@@ -200,7 +222,7 @@ class Journal:
 
     def append(self, event: Event) -> None:
         """Record an event."""
-        self._waiting.append(line_of(event))
+        self._waiting.append(event)
         if type(event) is TaskReady:
             self._running += 1
         elif type(event) is TaskEnded:
@@ -218,17 +240,20 @@ class Journal:
         self._scheduled = False
         if self._file < 0 or not (self._waiting or self.failure):
             return
-        data = b"".join(self._waiting)
+        # All of them at once: in between other things, each would take twice as long.
+        data = self._refused + b"".join(map(line_of, self._waiting))
+        self._waiting.clear()
         try:
             written = os.write(self._file, data)
             if written < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self._refused(error, data)
+            self._keep(data)
+            self._fail(error)
             return
+        self._refused = b""
         self._size += len(data)
         self._written = self._loop.time()
-        self._waiting.clear()
         try:
             self._secure()
         except OSError as error:
@@ -244,12 +269,11 @@ class Journal:
             end = -(-needed // _STEP) * _STEP
             self._secured = end if reserve(self._file, self._size, end - self._size) else math.inf
 
-    def _refused(self, error: OSError, data: bytes) -> None:
+    def _keep(self, data: bytes) -> None:
+        self._refused = data
         # A part of a line would damage the next one.
         os.ftruncate(self._file, self._size)
         self._secured = min(self._secured, self._size)
-        self._waiting = [data]
-        self._fail(error)
 
     def _fail(self, error: OSError) -> None:
         if self.failure is None:

@@ -49,6 +49,15 @@ def test_what_is_written_is_read(events: list[Event]) -> None:
     assert all(json.loads(line)["event"] for line in data.splitlines())
 
 
+@given(st.text(st.characters(), max_size=20), UIDS)
+def test_what_no_utf_8_stands_for_is_written_out(text: str, uid: str) -> None:
+    events = [opened(script=("run.py", text)), TaskEnded(time=3.0, uid=uid, state="FAILED", text=text)]
+    (begun, ended) = parse_lines(b"".join(map(line_of, events)))
+    printable = text.encode(errors="backslashreplace").decode()
+    assert isinstance(begun, SessionOpened) and begun.script == ("run.py", printable)
+    assert isinstance(ended, TaskEnded) and (ended.uid, ended.text) == (uid, printable)
+
+
 @given(LISTS, st.data())
 def test_a_torn_end_costs_one_line(events: list[Event], data: st.DataObject) -> None:
     whole = b"".join(map(line_of, events))

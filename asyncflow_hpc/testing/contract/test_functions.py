@@ -47,6 +47,16 @@ async def test_exception_crosses_unchanged(flow: WorkflowEngine) -> None:
     assert future.state == "FAILED"
 
 
+async def test_exception_about_a_name_that_is_not_utf_8(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    async def fails(name: bytes) -> None:
+        raise ValueError(os.fsdecode(name))
+
+    with pytest.raises(ValueError) as caught:
+        await fails(b"\xff.dat")
+    assert caught.value.args == (os.fsdecode(b"\xff.dat"),)
+
+
 async def test_sys_exit_is_no_result(flow: WorkflowEngine) -> None:
     @flow.function_task
     async def leaves(code: int) -> None:
