@@ -9,12 +9,14 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task
 
 from .call_files import write_call
-from .call_results import Returned, read_result
+from .call_results import Result, Returned, read_result
 from .evidence import Record
+from .output import read_large
 from .pickling import FunctionPickles, dump_arguments, dump_context
+from .shortage import is_short, once_there_is_more
 from .verdict import Verdict
 
-__all__ = ["PickledCall", "runner_argv", "take_record", "take_verdict"]
+__all__ = ["Left", "PickledCall", "left_by", "result_of", "runner_argv", "take_left", "take_record", "take_verdict"]
 
 # As `-m asyncflow_hpc.backends.run_function`, but no file of the sandbox stands for a module while Python starts.
 _RUN_FUNCTION = """\
@@ -86,14 +88,72 @@ def take_record(task: Task, record: Record) -> None:
         task["cpu_time"] = record.cpu_time
 
 
-def take_verdict(task: Task, verdict: Verdict, sandbox: str) -> tuple[TaskState, FailureCause | None]:
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an attempt has left in its sandbox.
+
+    Attributes:
+        stdout, stderr: what it has printed, "" where that cannot be read.
+        unread: why it cannot be read, else None.
+        result: of a function that may have returned.
+    """
+
+    stdout: str
+    stderr: str
+    unread: OSError | None
+    result: Result | None
+
+
+def left_by(task: Task, verdict: Verdict, sandbox: str, recorded: bool) -> Left:
+    """Read what an attempt has left; blocks as long as the file system does.
+
+    Args:
+        recorded: there is a completion record; what it has printed it may have removed by itself, then.
+    """
+    return once_there_is_more(lambda: _read(task, verdict, sandbox, recorded))
+
+
+def _read(task: Task, verdict: Verdict, sandbox: str, recorded: bool) -> Left:
+    printed, unread = [], None
+    for ending in ("out", "err"):
+        try:
+            printed.append(read_large(f"{sandbox}/{task['uid']}.{ending}"))
+        except OSError as error:
+            if is_short(error):
+                raise
+            printed.append("")
+            if not (recorded and isinstance(error, FileNotFoundError)):
+                unread = error
+    return Left(printed[0], printed[1], unread, result_of(task, verdict, sandbox))
+
+
+def result_of(task: Task, verdict: Verdict, sandbox: str) -> Result | None:
+    """Read what a function has returned or raised, where it may have; blocks as long as the file system does."""
+    if task.get("function") is None or verdict.cause not in (None, FailureCause.EXIT_CODE):
+        return None
+    return read_result(sandbox, verdict.exit_code)
+
+
+def take_left(task: Task, verdict: Verdict, left: Left) -> tuple[TaskState, FailureCause | None]:
+    """Put the end of an attempt, and what it has left, into its task's dict; see `take_verdict`."""
+    task["stdout"], task["stderr"] = left.stdout, left.stderr
+    # What a function prints is not its result.
+    if left.unread is not None and verdict.state is TaskState.DONE and task.get("function") is None:
+        task["exception"] = left.unread
+        verdict = Verdict(TaskState.FAILED, FailureCause.BACKEND, 0)
+    return take_verdict(task, verdict, left.result)
+
+
+def take_verdict(task: Task, verdict: Verdict, result: Result | None) -> tuple[TaskState, FailureCause | None]:
     """Put the end of an attempt into its task's dict.
+
+    Args:
+        result: what `result_of` has read.
 
     Returns:
         The task's state, and why it failed.
     """
-    if task.get("function") is not None and verdict.cause in (None, FailureCause.EXIT_CODE):
-        result = read_result(sandbox, verdict.exit_code)
+    if result is not None and verdict.cause in (None, FailureCause.EXIT_CODE):
         if not isinstance(result, Returned):
             task["exception"], task["exit_code"] = result.error, result.exit_code
             if result.missing and verdict.exit_code in _NOT_STARTED:

@@ -88,6 +88,11 @@ class Record:
     max_rss: int | None
 
     @property
+    def in_staging(self) -> bool:
+        """Whether it ended while its files were staged."""
+        return self.stage in ("stage_in", "stage_out")
+
+    @property
     def ended_by_itself(self) -> bool:
         """Whether nothing from outside had to do with its end; else its job may be put back into the queue."""
         return self.signal is None and (self.exit_code == 0 or not self.noted)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from asyncflow_hpc.errors import SessionError, StagingError
 from asyncflow_hpc.states import FailureCause, TaskState
 
-from ..away import take_verdict
+from ..away import result_of, take_verdict
 from ..evidence import read_record, record_path
 from ..run_script import RunScript, said, write_script
 from ..sandbox import make_sandbox
@@ -184,7 +184,7 @@ class CommandAttempt(Attempt):
         if self._cause is not None:
             self._conclude(*self._judge_end(End(verdict.exit_code, verdict.signal), self._kills_before))
             return
-        state, cause = take_verdict(self.task, verdict, self.sandbox)
+        state, cause = take_verdict(self.task, verdict, result_of(self.task, verdict, self.sandbox))
         if cause is FailureCause.SIGNAL and died_of_memory(End(None, verdict.signal), self._kills_before):
             cause = FailureCause.MEMORY
         self._conclude(state, cause)

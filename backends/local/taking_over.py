@@ -18,7 +18,7 @@ from asyncflow_hpc.session import Session
 from asyncflow_hpc.states import TaskState
 from asyncflow_hpc.task import Task, TaskDescription, describe
 
-from ..away import take_verdict
+from ..away import result_of, take_verdict
 from ..evidence import read_record, record_path
 from ..output import read_large
 from ..run_script import said
@@ -188,7 +188,7 @@ def _load(task: Task, earlier: Earlier, verdict: Verdict, sandbox: str) -> bool:
         return _take_answer(task, _unpickled(path))
     else:
         # Through the run script: its result lies with its call.
-        return take_verdict(task, verdict, sandbox)[0] is TaskState.DONE
+        return take_verdict(task, verdict, result_of(task, verdict, sandbox))[0] is TaskState.DONE
     return True
 
 

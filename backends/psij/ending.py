@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.states import FailureCause, TaskState
 
-from ..away import take_record, take_verdict
+from ..away import left_by, take_left, take_record
 from ..evidence import Record
-from ..output import read_large
 from ..run_script import claimed_by, forbid, said
-from ..shortage import is_short
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
@@ -68,7 +66,8 @@ class Ending:
                 # It has ended since it was looked for, or is on its way through the file system.
                 hopeless = meaning is _LOST or (meaning.state is TaskState.CANCELED and job.never_ran)
                 record = await self._record(job, 0.0 if hopeless else self._backend.patience)
-            verdict = verdict_of(job, record, meaning, settlement, said(job.sandbox))
+            text = await self._in_thread(said, job.sandbox) if record is not None and record.in_staging else ""
+            verdict = verdict_of(job, record, meaning, settlement, text)
             if job.phase is Phase.ENDED:
                 # Its submission was given up meanwhile, and the task's dict may be of another attempt by now.
                 return
@@ -187,7 +186,7 @@ class Ending:
             task["native_id"] = job.native_id or record.native_id
         if record is not None or verdict.state is TaskState.DONE:
             task["sandbox"] = job.sandbox
-        unread = await self._take_output(job, record)
+        left = await self._in_thread(left_by, task, verdict, job.sandbox, record is not None)
         if record is not None:
             take_record(task, record)
         if verdict.state is TaskState.DONE and record is None:
@@ -195,10 +194,7 @@ class Ending:
             if names:
                 text = missing_text(names, job.description.cwd or job.sandbox)
                 verdict = Verdict(TaskState.FAILED, FailureCause.MISSING_OUTPUT, 0, text=text)
-        if unread is not None and verdict.state is TaskState.DONE:
-            verdict = Verdict(TaskState.FAILED, FailureCause.BACKEND, 0)
-            task["exception"] = unread
-        state, cause = take_verdict(task, verdict, job.sandbox)
+        state, cause = take_left(task, verdict, left)
         if task.get("is_service") and state is TaskState.DONE and not self._backend.was_ready(job):
             state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
             task["exception"] = "the service ended before it was ready"
@@ -206,22 +202,6 @@ class Ending:
         self._forget_requests([job.native_id] if job.native_id is not None else [])
         self._backend.forget_marker(job)
         self._backend.ended(job, state)
-
-    async def _take_output(self, job: BatchJob, record: Record | None) -> OSError | None:
-        """Take what a task has printed; returns why its result is not there, if that is so."""
-        unread = None
-        for key, ending in (("stdout", "out"), ("stderr", "err")):
-            try:
-                job.task[key] = await self._in_thread(read_large, f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
-            except OSError as error:
-                if is_short(error):
-                    raise
-                job.task[key] = ""  # type: ignore[literal-required]
-                # A task may remove its own files.
-                if record is None or not isinstance(error, FileNotFoundError):
-                    unread = error
-        # What a function prints is not its result.
-        return unread if job.task.get("function") is None else None
 
     def enforce_walltime(self, job: BatchJob) -> None:
         """End a job that has run longer than it may: the scheduler counts in minutes."""

@@ -13,7 +13,6 @@ from asyncflow_hpc.states import TaskState
 from asyncflow_hpc.task import Task
 
 from ..evidence import Record
-from ..run_script import said
 from ..shortage import PAUSE, is_short
 from ..staging.apply import deliver_again, missing
 from ..verdict import Verdict, verdict_on
@@ -86,7 +85,7 @@ class TakingOver:
         record: Record | None = await loop.run_in_executor(self._backend.threads, recorded, job)
         directory = job.description.cwd or job.sandbox
         if record is not None:
-            verdict = verdict_on(record, job.plan.promised, directory, said(job.sandbox))
+            verdict = verdict_on(record, job.plan.promised, directory, "")
         elif await loop.run_in_executor(self._backend.threads, _told_without_record, job):
             verdict = Verdict(TaskState.DONE, exit_code=0)
         else:

@@ -14,7 +14,7 @@ import psutil
 
 from asyncflow_hpc.states import FailureCause, TaskState
 
-from ..away import take_verdict
+from ..away import left_by, take_left
 from ..evidence import Record
 from ..local.processes import kill_marked
 from ..psij.commands import CommandTimeoutError, run_blocking
@@ -27,7 +27,6 @@ from .jobs import (
     PilotJob,
     claimed_for,
     ended_from_outside,
-    read_printed,
     recorded,
     take_claim,
     take_record_of,
@@ -85,7 +84,8 @@ class Ending:
                 record = await self._record(job, self._patience(job, sure))
                 if told is not None and await self._explained(job, told, record):
                     continue
-                verdict = verdict_of(job, record, said(job.sandbox), self._remote)
+                text = await self._in_thread(said, job.sandbox) if record is not None and record.in_staging else ""
+                verdict = verdict_of(job, record, text, self._remote)
                 if verdict is not None:
                     await self._conclude(job, record, verdict)
                     return
@@ -137,8 +137,8 @@ class Ending:
         if record is not None:
             self._backend.running(job)
             take_record_of(task, record)
-        await self._in_thread(read_printed, job)
-        state, cause = take_verdict(task, verdict, job.sandbox)
+        left = await self._in_thread(left_by, task, verdict, job.sandbox, record is not None)
+        state, cause = take_left(task, verdict, left)
         if task.get("is_service") and state is TaskState.DONE and not self._backend.was_ready(job):
             state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
             task["exception"] = "the service ended before it was ready"

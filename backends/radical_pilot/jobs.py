@@ -14,7 +14,6 @@ from asyncflow_hpc.task import Task, TaskDescription
 
 from ..away import take_record
 from ..evidence import Record, read_record, record_path
-from ..output import read_large
 from ..run_script import claimed_by
 from ..staging import Plan
 from ..verdict import Verdict, verdict_on
@@ -27,7 +26,6 @@ __all__ = [
     "PilotJob",
     "claimed_for",
     "ended_from_outside",
-    "read_printed",
     "recorded",
     "take_claim",
     "take_record_of",
@@ -127,15 +125,6 @@ def take_record_of(task: Task, record: Record) -> None:
     """Put what a completion record says into its task's dict, but for how it ended."""
     take_record(task, record)
     task["native_id"] = (record.native_id or "").partition("@")[0] or None
-
-
-def read_printed(job: PilotJob) -> None:
-    """Put what a task has printed into its dict; blocks as long as the file system does."""
-    for key, ending in (("stdout", "out"), ("stderr", "err")):
-        try:
-            job.task[key] = read_large(f"{job.sandbox}/{job.uid}.{ending}")  # type: ignore[literal-required]
-        except OSError:
-            job.task[key] = ""  # type: ignore[literal-required]
 
 
 def ended_from_outside(record: Record, remote: bool) -> bool:

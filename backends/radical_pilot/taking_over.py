@@ -16,13 +16,13 @@ from asyncflow_hpc.errors import SessionError
 from asyncflow_hpc.states import TaskState
 from asyncflow_hpc.task import REPORTED, Task
 
-from ..away import take_verdict
+from ..away import left_by, take_left
 from ..evidence import Record
 from ..run_script import said
 from ..sandbox import sandbox_of
 from ..staging.apply import deliver_again, missing
 from ..verdict import verdict_on
-from .jobs import PilotJob, read_printed, recorded, take_claim, take_record_of
+from .jobs import PilotJob, recorded, take_claim, take_record_of
 
 if TYPE_CHECKING:
     from asyncflow_hpc.earlier import Earlier
@@ -144,8 +144,7 @@ def _collect(job: PilotJob, record: Record) -> bool:
             return False
         deliver_again(job.plan.deliveries, directory, job.uid)
         take_record_of(task, record)
-        read_printed(job)
-        if take_verdict(task, verdict, job.sandbox)[0] is TaskState.DONE:
+        if take_left(task, verdict, left_by(task, verdict, job.sandbox, True))[0] is TaskState.DONE:
             task["sandbox"] = job.sandbox
             return True
     except Exception as error:

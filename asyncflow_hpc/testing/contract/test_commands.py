@@ -225,6 +225,13 @@ async def test_output_not_written(flow: WorkflowEngine) -> None:
     assert caught.value.cause is FailureCause.MISSING_OUTPUT
 
 
+async def test_output_that_cannot_be_read_is_no_empty_one(flow: WorkflowEngine) -> None:
+    future = shell(flow)('echo out; rm "$ASYNCFLOW_TASK_UID.out"; mkdir "$ASYNCFLOW_TASK_UID.out"')
+    with pytest.raises(OSError, match="is no file any more"):
+        await future
+    assert (future.state, future.task["cause"]) == ("FAILED", FailureCause.BACKEND)
+
+
 async def test_large_output_is_exact(flow: WorkflowEngine) -> None:
     size = 20 * 1024 * 1024
     future = shell(flow)(f"yes 0123456789abcde | head -c {size}; yes fedcba9876543210 | head -c {size} >&2")
