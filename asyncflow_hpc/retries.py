@@ -101,7 +101,7 @@ class RetryPolicy:
         try:
             delay = self.delay * self.backoff**attempt
         except OverflowError:
-            delay = LONGEST if self.delay else 0.0
+            delay = math.inf if self.delay else 0.0
         return min(delay, max(self.delay, LONGEST)) * (1 + self.jitter * (2 * chance - 1))
 
     def escalated(self, description: Asked, attempt: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyncflow_hpc import RetryPolicy, TaskDescription
@@ -63,6 +63,7 @@ def test_delays_grow() -> None:
     st.integers(0, 99_999),
     st.floats(0, 1),
 )
+@example(3601.0, 42.0, 0.0, 189, 0.0)
 def test_delays_are_finite(delay: float, backoff: float, jitter: float, attempt: int, chance: float) -> None:
     policy = RetryPolicy(3, delay=delay, backoff=backoff, jitter=jitter)
     waits = policy.delay_after(attempt, chance)
