@@ -21,9 +21,9 @@ from .errors import (
     TaskDescriptionError,
     UnsupportedTaskError,
 )
-from .outcome import failed_attempt, submit_error
+from .outcome import end_not_taken, failed_attempt, submit_error
 from .retries import FailedAttempt, RetryPolicy, as_policy
-from .states import FailureCause, TaskState
+from .states import FINAL, FailureCause, TaskState
 from .task import REPORTED
 
 if TYPE_CHECKING:
@@ -123,6 +123,19 @@ class Attempts:
             self._engine.handle_task_failure(task, future, error)
         if self._failures == self._max_failures and not self._engine.closing:
             self._stop_submitting(task, attempt)
+
+    def end_unknown(self, reported: Any, state: str, error: Exception) -> None:
+        """Fail a task whose end was reported in a way that nobody can use: no other report will come.
+
+        Args:
+            reported: by its backend.
+            error: what came of taking it.
+        """
+        uid = reported.get("uid") if isinstance(reported, dict) else getattr(reported, "uid", None)
+        future = self._ledger.live.get(uid) if isinstance(uid, str) else None
+        if future is not None and isinstance(state, str) and future._spec.lane.meaning.get(state) in FINAL:
+            future.task["state"] = TaskState.FAILED
+            self._ledger.fail(future, end_not_taken(future.task, state, error))
 
     def _may_follow(self, future: TaskFuture, said: object) -> bool:
         over = self._engine.closing or future.done()

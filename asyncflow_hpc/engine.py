@@ -89,7 +89,7 @@ class WorkflowEngine(Decorators):
         self._preparing = Preparing(self)
         self._attempts = Attempts(self, self._ledger, self._preparing, retries, max_failures)
         self._handing_over = HandingOver(self._ledger, self._attempts, recording, lambda: self.closing)
-        self._inbox = Inbox(self.loop, self._take)
+        self._inbox = Inbox(self.loop, self._take, self._attempts.end_unknown)
         self.lanes = {backend.name: Lane(backend) for backend in backends}
         self._recording = recording
         past = None if recording is None else recording.past

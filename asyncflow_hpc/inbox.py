@@ -21,12 +21,16 @@ class Inbox:
     Args:
         loop: of the engine, running in the current thread.
         take: what is done with a report, on the loop.
+        not_taken: what is done after that has raised; gets task, state and error.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, take: Take) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, take: Take, not_taken: Callable[[Any, str, Exception], None]
+    ) -> None:
         self._loop = loop
         self._thread = threading.get_ident()
         self._take = take
+        self._not_taken = not_taken
         self._lock = threading.Lock()
         self._reports: list[tuple[Any, str, Callable[..., Any] | None]] = []
         self._holding = False
@@ -65,6 +69,7 @@ class Inbox:
     def _take_one(self, task: Any, state: str, service_callback: Callable[..., Any] | None) -> None:
         try:
             self._take(task, state, service_callback)
-        except Exception:
+        except Exception as error:
             # The reports behind it are about other tasks.
             log.exception("a report of state '%s' cannot be taken: %r", state, task)
+            self._not_taken(task, state, error)

@@ -21,6 +21,7 @@ from typing import Any
 
 from .data import InputFile, OutputFile
 from .futures import TaskFuture
+from .outcome import text_of
 
 __all__ = ["ATOMS", "PASSING", "Begun", "KeyOf", "Unkeyable", "content", "digest", "fingerprint", "joined", "keyed"]
 
@@ -92,8 +93,9 @@ def content(value: Any, key_of: KeyOf = lambda future: future.uid, seen: Seen | 
         pickler.dump(value)
     except Unkeyable:
         raise
-    except Exception as error:
-        raise Unkeyable(f"it holds what cannot be pickled: {error}") from error
+    except BaseException as error:
+        # A method of a value may raise anything.
+        raise Unkeyable(f"it holds what cannot be pickled: {text_of(error)}") from error
     return stream.getvalue()
 
 

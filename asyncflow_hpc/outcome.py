@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import AsyncFlowError, DependencyFailureError, StagingError, SubmitError, TaskFailedError
 from .retries import FailedAttempt
 from .states import FailureCause
 
-__all__ = ["dependency_failure", "failed_attempt", "failure", "submit_error", "text_of"]
+if TYPE_CHECKING:
+    from .task import Task
+
+__all__ = ["dependency_failure", "end_not_taken", "failed_attempt", "failure", "submit_error", "text_of"]
 
 STDERR_TAIL = 2000
 
@@ -31,7 +34,7 @@ def failure(task: Any, override: BaseException | str | None = None) -> BaseExcep
     error = override if override is not None else task.get("exception")
     if isinstance(error, (StopIteration, GeneratorExit)) or not isinstance(error, Exception):
         # A future cannot carry StopIteration, and what is no Exception would end the driver.
-        return _task_failed(task, repr(error) if isinstance(error, BaseException) else str(error or ""))
+        return _task_failed(task, text_of(error))
     if override is None:
         _add_notes(error, _history(task.get("attempts", ())))
     return error
@@ -61,6 +64,18 @@ def _task_failed(task: Any, text: str) -> TaskFailedError:
         native_reason=task.get("native_reason"),
         attempts=attempts,
     )
+
+
+def end_not_taken(task: Task, state: str, error: Exception) -> TaskFailedError:
+    """Make the exception of a task about whose end its backend says what nobody can use.
+
+    Args:
+        task: its dict in the engine.
+        state: that was reported.
+        error: what came of taking that.
+    """
+    text = f"{task['uid']} '{task['name']}' failed: its backend's report of '{state}' cannot be used: {text_of(error)}"
+    return TaskFailedError(text, uid=task["uid"], name=task["name"], cause=FailureCause.BACKEND)
 
 
 def _history(attempts: Sequence[FailedAttempt]) -> list[str]:
@@ -101,13 +116,11 @@ def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttem
 
 def text_of(said: object) -> str:
     """Write down an error, or a text that stands for one, whatever its class does."""
-    if not isinstance(said, BaseException):
-        return str(said or "")
     try:
-        return f"{type(said).__name__}: {said}"
-    except Exception:
-        # It is a user's class.
-        return type(said).__name__
+        return f"{type(said).__name__}: {said}" if isinstance(said, BaseException) else str(said or "")
+    except BaseException:
+        # It is a user's class, and even its name may be made by one.
+        return type.__repr__(type(said))
 
 
 def _cause(task: Any, error: object = None) -> FailureCause:

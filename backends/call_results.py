@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +21,9 @@ from .call_files import (
     read_header,
     refuse_other_versions,
 )
+from .calling import described
 
-__all__ = ["Failed", "Result", "Returned", "read_result"]
+__all__ = ["Failed", "Result", "Returned", "raised_there", "read_result", "why_left"]
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,7 @@ def _judge(result: CallFile, exit_code: int | None) -> Result:
     if kind == "result":
         return _value(result, exit_code)
     if kind == "exit":
-        text = f": {header['text']}" if header.get("text") else ""
-        error = f"the function called sys.exit({header['exit']}) instead of returning{text}"
-        return Failed(error, FailureCause.EXIT_CODE, header["exit"])
+        return Failed(why_left(header), FailureCause.EXIT_CODE, header["exit"])
     cause = FailureCause.MEMORY if header.get("memory") else None
     if kind == "raised":
         return Failed(_raised(result), cause or FailureCause.EXIT_CODE, 1)
@@ -146,7 +147,7 @@ def _value(result: CallFile, exit_code: int | None) -> Result:
     try:
         return Returned(pickle.load(result.pickles))
     except BaseException as error:
-        text = f"the result of task '{result.header['name']}' cannot be unpickled: {error!r}"
+        text = f"the result of task '{result.header['name']}' cannot be unpickled: {described(error)}"
         return Failed(SerializationError(text), FailureCause.BACKEND, 1)
 
 
@@ -160,5 +161,18 @@ def _raised(result: CallFile) -> Exception | str:
             pass
     if not isinstance(error, Exception):
         return str(header["traceback"])
-    error.__cause__ = RemoteTraceback(header["traceback"])
+    return raised_there(error, header["traceback"])
+
+
+def raised_there(error: Exception, trace: str) -> Exception:
+    """Let an exception of another process show where it was raised."""
+    # Not by assignment: a class may refuse it, as a frozen dataclass does.
+    with suppress(Exception):
+        BaseException.__setattr__(error, "__cause__", RemoteTraceback(trace))
     return error
+
+
+def why_left(answer: Mapping[str, Any]) -> str:
+    """Say what a function did that called sys.exit; see `calling.left`."""
+    text = f": {answer['text']}" if answer.get("text") else ""
+    return f"the function called sys.exit({answer['exit']}) instead of returning{text}"

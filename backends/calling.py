@@ -16,7 +16,7 @@ from .pickling import dump_value
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["Runner", "attempt", "described", "end_child", "failed", "load_context"]
+__all__ = ["Runner", "attempt", "described", "end_child", "failed", "left", "load_context"]
 
 # Seconds that tasks, and then generators, left behind by an async function may take to end.
 _LEFTOVERS = 1.0
@@ -89,12 +89,14 @@ def attempt(
     try:
         return {"result": runner.call(function, args, kwargs, context)}
     except SystemExit as error:
-        return _left(error.code)
+        return left(error)
     except BaseException as error:
         return failed(error)
 
 
-def _left(code: object) -> dict[str, Any]:
+def left(error: SystemExit) -> dict[str, Any]:
+    """Say with which exit code sys.exit was called, as "exit", and with which text, if any."""
+    code = error.code
     if code is None:
         return {"exit": 0}
     if isinstance(code, int):
@@ -115,10 +117,13 @@ def failed(error: BaseException, *runners: str) -> dict[str, Any]:
     Returns:
         "text" and "traceback", "memory" if it is a MemoryError, and its pickle as "exception" where that can be read.
     """
-    answer: dict[str, Any] = {
-        "traceback": "".join(traceback.format_exception(type(error), error, _of_the_user(error, runners))),
-        "text": described(error),
-    }
+    text = described(error)
+    try:
+        trace = "".join(traceback.format_exception(type(error), error, _of_the_user(error, runners)))
+    except BaseException:
+        # It is a user's class.
+        trace = text
+    answer: dict[str, Any] = {"traceback": trace, "text": text}
     if isinstance(error, MemoryError):
         answer["memory"] = True
     if isinstance(error, Exception):
@@ -134,7 +139,10 @@ def failed(error: BaseException, *runners: str) -> dict[str, Any]:
 
 def described(error: BaseException) -> str:
     """Say in one line what an exception is, even if it cannot be made a text itself."""
-    return traceback.format_exception_only(type(error), error)[-1].strip()
+    try:
+        return traceback.format_exception_only(type(error), error)[-1].strip()
+    except BaseException:
+        return type.__repr__(type(error))
 
 
 def _of_the_user(error: BaseException, runners: tuple[str, ...]) -> Any:

@@ -49,7 +49,13 @@ def dump_to(stream: Any, value: Any) -> None:
     Args:
         stream: an object with a method `write`.
     """
-    _Pickler(stream).dump(value)
+    try:
+        _Pickler(stream).dump(value)
+    except Exception:
+        raise
+    except BaseException as error:
+        # A method of the value, which must not end who has called this.
+        raise pickle.PicklingError(f"to pickle it raises {type(error).__name__}") from error
 
 
 def dump_arguments(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:

@@ -9,9 +9,11 @@ import pickle
 from contextlib import suppress
 from typing import Any
 
-from asyncflow_hpc.errors import RemoteTraceback, SerializationError, SessionError, UnsupportedTaskError
+from asyncflow_hpc.errors import SerializationError, SessionError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause, TaskState
 
+from ..call_results import raised_there, why_left
+from ..calling import described
 from ..pickling import dump_arguments, dump_context, dump_value
 from .attempts import Attempt
 from .processes import End
@@ -166,7 +168,8 @@ class FunctionAttempt(Attempt, Call):
         try:
             self.task["return_value"] = pickle.loads(data)
         except BaseException as error:
-            self._fail(SerializationError(f"the result of task '{self.task['name']}' cannot be unpickled: {error!r}"))
+            told = f"the result of task '{self.task['name']}' cannot be unpickled: {described(error)}"
+            self._fail(SerializationError(told))
             return
         self.task["exit_code"] = 0
         state, cause = self._judge_outputs(self.sandbox)
@@ -180,7 +183,7 @@ class FunctionAttempt(Attempt, Call):
             self._conclude(TaskState.CANCELED, self._cause)
         elif "exit" in answer:
             self.task["exit_code"] = answer["exit"]
-            self.task["exception"] = f"the function called sys.exit({answer['exit']}) instead of returning"
+            self.task["exception"] = why_left(answer)
             self._conclude(TaskState.FAILED, FailureCause.EXIT_CODE)
         elif "unpicklable" in answer:
             self._fail(SerializationError(f"task '{name}' ran, but {answer['unpicklable']}"))
@@ -190,12 +193,9 @@ class FunctionAttempt(Attempt, Call):
         elif "sandbox_error" in answer:
             self._fail(SessionError(answer["sandbox_error"]))
         else:
-            error: Any = answer["text"]
-            if "exception" in answer:
-                error = _loaded(answer["exception"]) or error
-            if isinstance(error, BaseException):
-                error.__cause__ = RemoteTraceback(answer["traceback"])
-            self._fail(error, FailureCause.MEMORY if "memory" in answer else FailureCause.EXIT_CODE)
+            error = _loaded(answer["exception"]) if "exception" in answer else None
+            told = answer["text"] if error is None else raised_there(error, answer["traceback"])
+            self._fail(told, FailureCause.MEMORY if "memory" in answer else FailureCause.EXIT_CODE)
 
     def _fail(self, error: BaseException | str, cause: FailureCause = FailureCause.BACKEND) -> None:
         self.task["exception"] = error
@@ -266,6 +266,6 @@ def _loaded(data: bytes) -> Exception | None:
         error = pickle.loads(data)
     except BaseException as failure:
         # Its class may differ here from what it is in the worker; the text says what the object cannot.
-        log.debug("an exception cannot be unpickled: %r", failure)
+        log.debug("an exception cannot be unpickled: %s", described(failure))
         return None
     return error if isinstance(error, Exception) else None

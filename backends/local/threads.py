@@ -55,5 +55,13 @@ def _call(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> An
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             raise
         # No future can carry these, and SystemExit would end the worker or the host program.
-        text = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
+        text = f"called sys.exit({_shown(error.code)})" if isinstance(error, SystemExit) else f"raised {_shown(error)}"
         raise RuntimeError(f"the function {text}") from error
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except BaseException:
+        # It is of a user's class.
+        return object.__repr__(value)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.data import BOOKKEEPING
 
-from ..calling import Runner, end_child, failed, load_context
+from ..calling import Runner, described, end_child, failed, left, load_context
 from ..pickling import dump_value
 
 if TYPE_CHECKING:
@@ -184,13 +184,13 @@ def _answer(call: dict[str, Any], functions: dict[int, Callable[..., Any]], runn
         args, kwargs = pickle.loads(call["arguments"])
         result = runner.call(function, args, kwargs, load_context(call.get("context")))
     except SystemExit as error:
-        return {"exit": error.code if isinstance(error.code, int) else int(error.code is not None)}
+        return left(error)
     except BaseException as error:
         return failed(error, __file__)
     try:
         return {"result": dump_value(result)}
-    except Exception as error:
-        return {"unpicklable": f"its result, a {type(result).__name__}, cannot be pickled: {error}"}
+    except BaseException as error:
+        return {"unpicklable": f"its result, a {type(result).__name__}, cannot be pickled: {described(error)}"}
 
 
 def _function(call: dict[str, Any], functions: dict[int, Callable[..., Any]]) -> Callable[..., Any]:

@@ -21,6 +21,8 @@ import pytest
 
 from asyncflow_hpc import LocalExecutionBackend, WorkflowEngine
 from asyncflow_hpc.errors import TaskFailedError
+from asyncflow_hpc.events import SessionOpened
+from asyncflow_hpc.journal import read_events
 from asyncflow_hpc.states import FailureCause
 from tests.conftest import until
 
@@ -90,9 +92,24 @@ async def test_exceptions_that_do_not_travel(flow: WorkflowEngine, error: type[E
     assert isinstance(raised, error) or (isinstance(raised, TaskFailedError) and error.__name__ in str(raised))
 
 
+class EndsWhoPicklesIt:
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
 async def test_result_that_does_not_travel(flow: WorkflowEngine) -> None:
     with pytest.raises(TypeError, match="cannot be unpickled"):
         await function(flow, CannotComeBack)()
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        await function(flow, EndsWhoPicklesIt)()
+
+
+async def test_argument_that_does_not_travel(flow: WorkflowEngine) -> None:
+    other = function(flow, lambda: 1)()
+    with pytest.raises(TypeError, match=r"argument 'number 1'.*cannot be pickled"):
+        await function(flow, print)(EndsWhoPicklesIt())
+    assert await other == 1
+    assert await shell(flow)("echo next", task_description={"slurm": {"x": EndsWhoPicklesIt()}}) == "next\n"
 
 
 @pytest.mark.parametrize("instead", ["mkdir", "mkfifo"])
@@ -235,7 +252,13 @@ async def test_bodies_that_raise_anything(flow: WorkflowEngine) -> None:
     class Own(BaseException):
         pass
 
-    for error in (GeneratorExit, Own):
+    class Speechless(BaseException):
+        def __repr__(self) -> str:
+            raise ValueError("no words")
+
+        __str__ = __repr__
+
+    for error in (GeneratorExit, Own, Speechless):
 
         @flow.block
         async def block(error: Any = error) -> None:
@@ -257,6 +280,13 @@ async def test_bodies_that_raise_anything(flow: WorkflowEngine) -> None:
         await stops()
 
 
+async def test_a_command_line_that_is_no_text(flow: WorkflowEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", 5, Path("x")])
+    assert await shell(flow)("echo x") == "x\n"
+    opened = next(read_events(flow.session_dir))
+    assert isinstance(opened, SessionOpened) and opened.script == ("run.py", "5", "x")
+
+
 async def test_a_bad_report_hurts_no_other(flow: WorkflowEngine) -> None:
     first, second = shell(flow)("sleep 600"), shell(flow)("sleep 600")
     await until(lambda: first.state == "RUNNING")
@@ -270,6 +300,13 @@ async def test_a_bad_report_hurts_no_other(flow: WorkflowEngine) -> None:
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    third = shell(flow)("sleep 600")
+    await until(lambda: third.state == "RUNNING")
+    flow.task_callbacks({"uid": third.uid, "stderr": b"no text"}, "FAILED")
+    with pytest.raises(TaskFailedError, match="cannot be used") as caught:
+        await third
+    assert caught.value.cause is FailureCause.BACKEND
+    await flow.backend.cancel_task(third.uid)
 
 
 async def test_executor_that_is_shut_down_by_others(root: Path) -> None:

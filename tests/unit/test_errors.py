@@ -23,6 +23,7 @@ from asyncflow_hpc.errors import (
     UnknownBackendError,
     nearest,
 )
+from asyncflow_hpc.outcome import text_of
 from asyncflow_hpc.retries import FailedAttempt
 from asyncflow_hpc.states import FailureCause
 
@@ -179,3 +180,23 @@ VALID = ["ranks", "ranks_per_node", "queue", "walltime"]
 )
 def test_the_nearest_names(word: str, clause: str) -> None:
     assert nearest(word, VALID) == nearest(word, reversed(VALID)) == nearest(word, set(VALID)) == clause
+
+
+class _Speechless(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no words")
+
+
+class _Nameless(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise ValueError("no name")
+
+
+class _SpeechlessAndNameless(_Speechless, metaclass=_Nameless):
+    pass
+
+
+@pytest.mark.parametrize("error", [_Speechless(), _SpeechlessAndNameless()])
+def test_there_is_a_text_for_every_error(error: Exception) -> None:
+    assert "_Speechless" in text_of(error)

@@ -15,7 +15,7 @@ from asyncflow_hpc.errors import TaskFailedError
 from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing import BackendUnderTest
 
-from .crossing import VARIABLE, OwnError
+from .crossing import ODD_ERRORS, VARIABLE, OwnError
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.needs("execution", "functions")]
 
@@ -57,14 +57,30 @@ async def test_exception_about_a_name_that_is_not_utf_8(flow: WorkflowEngine) ->
     assert caught.value.args == (os.fsdecode(b"\xff.dat"),)
 
 
+@pytest.mark.parametrize("error", ODD_ERRORS)
+async def test_exceptions_of_odd_classes(flow: WorkflowEngine, error: type[BaseException]) -> None:
+    @flow.function_task
+    def fails() -> None:
+        raise error
+
+    future = fails()
+    await asyncio.wait([future])
+    expected = error if error in ODD_ERRORS[:-2] else RuntimeError
+    # Compared as a truth value: pytest would show the exception.
+    same = isinstance(future.exception(), expected)
+    assert same, f"{type(future.exception())}"
+
+
 async def test_sys_exit_is_no_result(flow: WorkflowEngine) -> None:
     @flow.function_task
-    async def leaves(code: int) -> None:
+    async def leaves(code: Any) -> None:
         sys.exit(code)
 
-    for code in (0, 3):
+    for code in (0, 3, True, 2**70):
         with pytest.raises(RuntimeError, match=r"sys\.exit"):
             await leaves(code)
+    with pytest.raises(RuntimeError, match=r"sys\.exit.*what it said"):
+        await leaves("what it said")
 
 
 async def test_stop_iteration(flow: WorkflowEngine) -> None:
