@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import Found, scan
 from .blocks import BlockScope, current_scope
+from .command import exact
 from .components import BLOCK, FUNCTION, NO_FILES, Spec
 from .data import check_files
-from .errors import CycleError, DescriptionTypeError, EngineClosedError
+from .errors import ArgumentError, CycleError, DescriptionTypeError, EngineClosedError
 from .futures import ServiceFuture, TaskFuture
 from .linking import check_producers
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .task import Task
 
-__all__ = ["decorator", "workflow"]
+__all__ = ["checked_workflow", "decorator", "workflow"]
 
 workflow: contextvars.ContextVar[str | None] = contextvars.ContextVar("asyncflow_hpc_workflow", default=None)
 
@@ -71,7 +72,7 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
         args, kwargs: of the call; `task_description` and `workflow_id` are taken out.
 
     Raises:
-        TaskDescriptionError, UnsupportedTaskError, CycleError, StagingError: nothing was submitted.
+        ArgumentError, TaskDescriptionError, UnsupportedTaskError, CycleError, StagingError: nothing was submitted.
     """
     engine, kind = spec.engine, spec.kind
     task = spec.template.copy()
@@ -128,7 +129,7 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
 def _take_options(spec: Spec, task: Task, kwargs: dict[str, Any]) -> None:
     workflow_id = kwargs.pop("workflow_id", None)
     if workflow_id is not None:
-        task["workflow_id"] = workflow_id
+        task["workflow_id"] = checked_workflow(workflow_id)
     overrides = kwargs.pop("task_description", None)
     if overrides is None:
         return
@@ -139,6 +140,17 @@ def _take_options(spec: Spec, task: Task, kwargs: dict[str, Any]) -> None:
     task["description"] = spec.check(native)
     if spec.kind != BLOCK:
         spec.lane.refuse_unrunnable(task["description"])
+
+
+def checked_workflow(workflow_id: object) -> str:
+    """Check a `workflow_id`.
+
+    Raises:
+        ArgumentError: it is no text.
+    """
+    if not isinstance(workflow_id, str):
+        raise ArgumentError(f"workflow_id must be text, not {workflow_id!r}")
+    return exact(workflow_id)
 
 
 def _metadata(found: Found | None) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .errors import CommandError
 
-__all__ = ["argv_of", "checked_command", "direct_words"]
+__all__ = ["argv_of", "checked_command", "direct_words", "exact"]
 
 # Words in which sh changes nothing: no expansion, no operator, no comment, no assignment.
 _PLAIN = r"[A-Za-z0-9_@%+:,./-]+"
@@ -38,18 +38,23 @@ def checked_command(name: str, command: object) -> str | list[str]:
         CommandError: no command, or an empty one.
     """
     if isinstance(command, str) and command.strip() and "\0" not in command:
-        return command
+        return exact(command)
     if (
         isinstance(command, (list, tuple))
         and command
         and all(isinstance(word, str) and "\0" not in word for word in command)
         and command[0]
     ):
-        return list(command)
+        return [exact(word) for word in command]
     raise CommandError(
         f"Executable task '{name}' must return a non-empty command string"
         f" (or a list of strings, an argv); it returned {command!r}"
     )
+
+
+def exact(text: str) -> str:
+    """Return a text as what it is, and not as an object of a class made from `str`, which may do anything."""
+    return str.__str__(text)
 
 
 def direct_words(command: str) -> list[str] | None:

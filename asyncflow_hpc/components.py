@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from .command import exact
 from .errors import ArgumentError, DescriptionTypeError, UnsupportedTaskError
 from .states import TaskState
 from .task import Metadata, Task, TaskDescription
@@ -66,7 +67,7 @@ class Spec:
         self.func = func
         self.lane = lane
         self.is_service = service
-        self.name: str = getattr(func, "__name__", None) or type(func).__name__
+        self.name = exact(getattr(func, "__name__", None) or type(func).__name__)
         self.is_async = inspect.iscoroutinefunction(func)
         if task_description is not None and not isinstance(task_description, dict):
             raise DescriptionTypeError(f"task_description of '{self.name}' must be a dict, not {task_description!r}")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from .calls import decorator, workflow
+from .calls import checked_workflow, decorator, workflow
 from .components import BLOCK, EXECUTABLE, FUNCTION, PROMPT
 from .errors import UnknownBackendError, nearest
 
@@ -86,7 +86,7 @@ class Decorators:
     @asynccontextmanager
     async def workflow_scope(self, workflow_id: str | None = None) -> AsyncIterator[str]:
         """Give all tasks that are called inside one `workflow_id`; yields it."""
-        name = workflow_id or f"wf-{uuid.uuid4().hex[:8]}"
+        name = checked_workflow(workflow_id or f"wf-{uuid.uuid4().hex[:8]}")
         token = workflow.set(name)
         try:
             yield name

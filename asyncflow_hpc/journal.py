@@ -28,7 +28,7 @@ __all__ = ["Journal", "Line", "journal_path", "parse_lines", "read_events"]
 
 log = logging.getLogger(__name__)
 
-_ENCODER = msgspec.json.Encoder()
+_ENCODER = msgspec.json.Encoder(enc_hook=str)
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 # `,"sum":"01234567"}` and the end of the line.

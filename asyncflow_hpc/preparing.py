@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import substitute
 from .blocks import BlockScope, current_scope
-from .command import argv_of, checked_command
+from .command import argv_of, checked_command, exact
 from .components import BLOCK, PROMPT
 from .errors import CommandError, UnsupportedTaskError
 from .linking import link
@@ -104,7 +104,7 @@ class Preparing:
                 f"backend '{spec.lane.name}' does not answer prompts, so it cannot run '{spec.name}';"
                 " give the engine one that does and name it: @flow.prompt_task(backend=...)"
             )
-        future.task["prompt"] = value
+        future.task["prompt"] = exact(value)
 
     async def _call(
         self, func: Callable[..., Any], is_async: bool, args: tuple[Any, ...], kwargs: dict[str, Any]

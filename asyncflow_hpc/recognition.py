@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .code_keys import CodeKeys
 from .components import FUNCTION
 from .keys import Begun, Unkeyable, content, digest, fingerprint, joined, keyed
+from .outcome import text_of
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -55,7 +56,7 @@ class Recognition:
             base = self._base(future)
         except Exception as error:
             # Unkeyable, or whatever the methods of an argument raise.
-            log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, spec.name, error)
+            log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, spec.name, text_of(error))
             base = ""
         # Not numbered yet, and the command of an executable task is still to come.
         task["key"] = base

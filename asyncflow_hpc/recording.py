@@ -114,7 +114,7 @@ class Recording:
             secret=self.session.secret,
             host=this_host(),
             pid=os.getpid(),
-            script=tuple(sys.argv),
+            script=tuple(map(str, sys.argv)),
             version=__version__,
             python=platform.python_version(),
             resumed=self.past is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -44,6 +45,27 @@ async def test_a_command_that_is_done(backend: Any, backend_under_test: BackendU
     first, second = await two_drivers(backend, backend_under_test, root, script)
     assert first == second == ("out\n", "err\n", 0, "task.000001", root / "session" / "task.000001")
     assert log.read_text() == "ran\n"
+
+
+@pytest.mark.needs("executables", "functions")
+async def test_what_odd_values_leave_can_be_resumed(
+    backend: Any, backend_under_test: BackendUnderTest, root: Path
+) -> None:
+    class Text(str):
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise TypeError("it stays here")
+
+    async def script(flow: WorkflowEngine, driver: int) -> Any:
+        @flow.function_task
+        def leaves(code: Any) -> None:
+            sys.exit(code)
+
+        for code in (True, 2**70):
+            with pytest.raises(RuntimeError):
+                await leaves(code)
+        return [await shell(flow)(text, workflow_id=Text("w")) for text in (Text("echo x"), [Text("echo"), Text("y")])]
+
+    assert await two_drivers(backend, backend_under_test, root, script) == (["x\n", "y\n"],) * 2
 
 
 @pytest.mark.needs("executables", "staging")
