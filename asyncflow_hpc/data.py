@@ -120,8 +120,8 @@ class OutputFile:
         self.target: str | None = None
         if target is not None:
             wanted = os.fspath(target)
-            if not wanted:
-                raise ValueError(f"target of OutputFile({text!r}) must be a path, not ''")
+            if not wanted or "\0" in wanted:
+                raise ValueError(f"target of OutputFile({text!r}) must be a path, not {wanted!r}")
             into = wanted.endswith("/") or os.path.isdir(wanted)
             place = os.path.abspath(wanted)
             self.target = os.path.join(place, os.path.basename(self.filename)) if into else place

@@ -38,6 +38,7 @@ def test_what_an_input_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         lambda: OutputFile(""),
         lambda: OutputFile("dir/"),
         lambda: OutputFile("x", target=""),
+        lambda: OutputFile("x", target="a\0b"),
     ],
 )
 def test_what_is_none(make: object) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncflow_hpc.errors import SessionError
+from asyncflow_hpc.errors import ConfigurationError, SessionError
+from asyncflow_hpc.opening import session_dir
 from asyncflow_hpc.session import make_session
 
 
@@ -44,3 +45,9 @@ def test_not_writable(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     assert "choose another uid" in refusal(tmp_path, resumed=False)
     assert "to resume it" in refusal(tmp_path, resumed=True)
+
+
+@pytest.mark.parametrize(("work_dir", "uid"), [("/tmp/\udcff", "a"), ("/tmp", "\ud800"), ("/tmp/a\0b", "a")])
+def test_no_path(work_dir: str, uid: str) -> None:
+    with pytest.raises(ConfigurationError, match="no path in UTF-8"):
+        session_dir(work_dir, uid)
