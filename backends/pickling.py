@@ -26,11 +26,14 @@ _STORE_GLOBAL, _STORE_DEREF = dis.opmap["STORE_GLOBAL"], dis.opmap["STORE_DEREF"
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Cloudpickle, and context variables, which keep their identity within a process."""
+    """Cloudpickle, and context variables, which keep their identity within a process, and the file names of code."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, ContextVar):
             return _reduce_variable(obj)
+        if isinstance(obj, CodeType):
+            make, args = self.dispatch_table[CodeType](obj)
+            return _code, (obj.co_filename, make, args)
         return super().reducer_override(obj)
 
 
@@ -147,6 +150,11 @@ def _variable(key: tuple[str, ...], default: tuple[Any, ...]) -> ContextVar[Any]
         _received[key] = variable
         _sent[variable] = key
     return variable
+
+
+def _code(filename: str, make: Callable[..., CodeType], args: tuple[Any, ...]) -> CodeType:
+    # From 3.1.3 on, cloudpickle writes "<dynamic-code>" in its place, and a traceback would not say where it is.
+    return make(*args).replace(co_filename=filename)
 
 
 class FunctionPickles:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import time
+import traceback
 from typing import Any
 
 import pytest
@@ -45,6 +47,17 @@ async def test_exception_crosses_unchanged(flow: WorkflowEngine) -> None:
         await future
     assert (caught.value.args, caught.value.code) == ((3, "why"), 3)
     assert future.state == "FAILED"
+
+
+async def test_exception_says_in_which_file_it_was_raised(flow: WorkflowEngine) -> None:
+    @flow.function_task
+    async def fails() -> None:
+        raise ValueError("why")
+
+    with pytest.raises(ValueError) as caught:
+        await fails()
+    told = "".join(traceback.format_exception(caught.value))
+    assert re.search(rf'File "{re.escape(__file__)}", line \d+, in fails\n', told)
 
 
 async def test_exception_about_a_name_that_is_not_utf_8(flow: WorkflowEngine) -> None:
