@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -16,11 +17,18 @@ def test_what_is_made_from_the_code_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "describe", "--check"], check=True)
 
 
-def test_the_script_in_the_readme_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["local", "pbs"])
+def test_the_script_in_the_readme_runs_where_the_environment_says(backend: str, tmp_path: Path) -> None:
     found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert found is not None
-    done = subprocess.run([sys.executable, "-c", found[1]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", found[1]]
+    if backend == "pbs":
+        command = [sys.executable, "-m", "asyncflow_hpc.testing.emulators", "pbs", "--", *command]
+    env = {**os.environ, "ASYNCFLOW_BACKEND": backend}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "the squares are 0 1 4 9 16\n"), done.stderr
+    jobs = [*tmp_path.glob("*/task.*/.asyncflow/job.sh")]
+    assert len(jobs) == (6 if backend == "pbs" else 0)
 
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")], ids=str)
