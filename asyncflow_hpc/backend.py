@@ -191,6 +191,14 @@ class BaseExecutionBackend(ABC):
         """
         return ()
 
+    async def end_forgotten(self, tasks: Sequence[Task]) -> None:
+        """See to it that tasks of an earlier driver end with the shutdown that follows: nobody has called them.
+
+        Args:
+            tasks: as for `reattach`.
+        """
+        await self.reattach(tasks)
+
     async def detach(self) -> None:
         """Shut down, but leave to a later driver what can go on without this one."""
         await self.shutdown()

@@ -139,7 +139,7 @@ class Recording:
             left = [] if self.past is None else [item for item in self.past.left() if item.backend == lane.name]
             if left and lane.recorded:
                 log.warning("not called any more, so ended: %s", ", ".join(item.uid for item in left))
-                await lane.backend.reattach([earlier_task(item) for item in left])
+                await lane.backend.end_forgotten([earlier_task(item) for item in left])
 
     async def close(self, detached: bool = False) -> None:
         """Record the end, and let go of the session."""

@@ -32,7 +32,7 @@ from ..staging.fetching import Fetching
 from ..staging.plan import make_plan
 from .dispatching import TaskEvent
 from .ending import Ending
-from .environment import is_installed, is_plain
+from .environment import refuse_environment
 from .jobs import Phase, PilotJob
 from .outlived import end_outlived, forget_note, leave_note
 from .placing import Placing
@@ -121,23 +121,18 @@ class RadicalExecutionBackend(SandboxBackend):
         self._jobs: dict[str, PilotJob] = {}
         self._given: dict[str, PilotJob] = {}
         self._spools: dict[Path, SpoolWatcher] = {}
+        self._noted: set[Path] = set()
+        self._resumes = False
         self._chores: set[asyncio.Task[None]] = set()
         self._heard: deque[TaskEvent] = deque()
         self._hearing = threading.Lock()
 
     async def start(self) -> None:
-        """Start the session and its pilots, and wait until one of them is active."""
-        if not is_installed():
-            raise ConfigurationError(
-                f"backend '{self.name}' needs RADICAL-Pilot: pip install 'asyncflow-hpc[radical-pilot]'"
-            )
-        if not is_plain(sys.prefix):
-            raise ConfigurationError(
-                f"backend '{self.name}': RADICAL-Pilot cannot run from {sys.prefix!r}, as it does not quote paths: make"
-                " the virtual environment in a directory with a plain name"
-            )
+        """Start the session and its pilots, and wait until one of them is active; a resume may need none."""
+        refuse_environment(self.name)
         self._loop = asyncio.get_running_loop()
-        await self.pool.open()
+        if not self._resumes:
+            await self.pool.open()
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="asyncflow-pilot-task")
         self._all_ended = asyncio.Event()
         self._all_ended.set()
@@ -166,6 +161,7 @@ class RadicalExecutionBackend(SandboxBackend):
         if self._closed:
             raise ConfigurationError(f"backend '{self.name}' was shut down")
         await self._watch_session()
+        await self._begin_pilots()
         for task in tasks:
             try:
                 self._take(task)
@@ -177,15 +173,22 @@ class RadicalExecutionBackend(SandboxBackend):
         session = self.session.path
         if session not in self._spools:
             make_session(session)
-            if self.capabilities.reattach:
-                kind = self.pool.settings.kind
-                await self._loop.run_in_executor(self.threads, leave_note, session, self.pool.place, kind)
             watcher = SpoolWatcher(spool_of(session), self._marker)
             await watcher.start()
             self._spools[session] = watcher
 
+    async def _begin_pilots(self) -> None:
+        session = self.session.path
+        if session not in self._noted:
+            await self.pool.begin()
+            if self.capabilities.reattach:
+                kind = self.pool.settings.kind
+                await self._loop.run_in_executor(self.threads, leave_note, session, self.pool.place, kind)
+            self._noted.add(session)
+
     async def recover(self) -> None:
         """End the pilots that earlier drivers have left, and wait until they are gone."""
+        self._resumes = True
         spare = self.pool.place if self.pool.idle else None
         await asyncio.get_running_loop().run_in_executor(None, end_outlived, self.session.path, spare)
 
@@ -199,6 +202,9 @@ class RadicalExecutionBackend(SandboxBackend):
         if waiting:
             await self.submit_tasks(waiting)
         return {*(job.uid for job in done), *(task["uid"] for task in waiting)}
+
+    async def end_forgotten(self, tasks: Sequence[Task]) -> None:
+        """Do nothing: they have ended with their pilots, and a new one must not be started for them."""
 
     def _take(self, task: Task) -> None:
         job = self.job_of(task)
@@ -379,7 +385,7 @@ class RadicalExecutionBackend(SandboxBackend):
             if self._own_pool:
                 await self.pool.close()
             if self.pool.gone if self._own_pool else not self._jobs:
-                for session in self._spools:
+                for session in self._noted:
                     forget_note(session, self.pool.place)
 
     def abandon(self) -> None:

@@ -17,12 +17,15 @@ import uuid
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.errors import ConfigurationError
 
 from ..local.ranks import GPU_VARIABLES
 from ..psij.commands import clean_environment
+
+if TYPE_CHECKING:
+    from .settings import PilotSettings
 
 __all__ = [
     "CONFIGURATION",
@@ -33,9 +36,10 @@ __all__ = [
     "is_installed",
     "is_plain",
     "make_place",
+    "prepare_place",
     "process_environment",
+    "refuse_environment",
     "starter_text",
-    "write_configuration",
     "write_plugins",
 ]
 
@@ -108,6 +112,21 @@ def can_run() -> bool:
     return is_installed() and is_plain(sys.prefix)
 
 
+def refuse_environment(backend: str) -> None:
+    """Refuse an environment in which a backend cannot use RADICAL-Pilot.
+
+    Raises:
+        ConfigurationError: says what it lacks.
+    """
+    if not is_installed():
+        raise ConfigurationError(f"backend '{backend}' needs RADICAL-Pilot: pip install 'asyncflow-hpc[radical-pilot]'")
+    if not is_plain(sys.prefix):
+        raise ConfigurationError(
+            f"backend '{backend}': RADICAL-Pilot cannot run from {sys.prefix!r}, as it does not quote paths: make"
+            " the virtual environment in a directory with a plain name"
+        )
+
+
 def is_plain(path: str | os.PathLike[str]) -> bool:
     """Tell whether RADICAL-Pilot can have its files in a directory."""
     return _PLAIN.fullmatch(os.fspath(path)) is not None
@@ -140,6 +159,19 @@ def make_place(directory: str | os.PathLike[str] | None, local: bool) -> Path:
     return place
 
 
+def prepare_place(place: Path, settings: PilotSettings) -> dict[str, str]:
+    """Write what RADICAL-Pilot reads in its directory; returns the environment of the process that holds a session."""
+    plugins, loopback = place / "plugins", settings.kind == "local"
+    write_plugins(plugins, loopback)
+    if settings.configuration is not None:
+        name = str(settings.description["resource"]).partition(".")[2]
+        _write_configuration(place, {name: {**settings.configuration, "default_remote_workdir": str(place)}})
+    if settings.kind == "slurm":
+        options = {"job-name": place.name, **settings.options}
+        (place / OPTIONS).write_text(json.dumps(options), encoding="utf-8")
+    return process_environment(place, plugins, loopback)
+
+
 def process_environment(place: Path, plugins: Path, loopback: bool) -> dict[str, str]:
     """Return the environment of the process that holds a session.
 
@@ -166,7 +198,7 @@ def process_environment(place: Path, plugins: Path, loopback: bool) -> dict[str,
     return environment
 
 
-def write_configuration(place: Path, configurations: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_configuration(place: Path, configurations: Mapping[str, Mapping[str, Any]]) -> None:
     """Write our resource configurations to where RADICAL-Pilot looks for those of a user."""
     directory = place / ".radical" / "pilot" / "configs"
     directory.mkdir(0o700, parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.command import argv_of
 from asyncflow_hpc.data import BOOKKEEPING
-from asyncflow_hpc.errors import SessionError
+from asyncflow_hpc.errors import ConfigurationError, SessionError
 from asyncflow_hpc.task import command_of
 
 from ..away import PickledCall, runner_argv
@@ -91,10 +91,15 @@ class Placing:
     async def close(self) -> None:
         """Wait until nothing is being placed any more."""
         if self._placer is not None:
+            if not self._backend.pool.was_opened:
+                # It still waits for a pilot, which may be in a queue for hours.
+                self._placer.cancel()
             await asyncio.gather(self._placer, return_exceptions=True)
 
     async def _place_waiting(self) -> None:
         backend, loop = self._backend, asyncio.get_running_loop()
+        if not await self._can_place():
+            return
         while self._waiting:
             calls = self._pickled(loop.time() + _SLICE)
             # In a thread, as a file system may be slow.
@@ -109,6 +114,17 @@ class Placing:
                 else:
                     placed.append((job, outcome))
             backend.give(placed)
+
+    async def _can_place(self) -> bool:
+        """Wait for the first pilot, which a resume starts only now; where there will be none, the tasks are told."""
+        if not self._backend.pool.was_opened:
+            try:
+                await self._backend.pool.open()
+            except ConfigurationError as error:
+                while self._waiting:
+                    self._backend.refused(self._waiting.popleft(), error)
+                return False
+        return True
 
     def _pickled(self, until: float) -> list[tuple[PilotJob, PickledCall | None]]:
         """Take some that wait, with their calls: None for a command, and where the first attempt has left it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import shutil
@@ -20,14 +19,7 @@ from asyncflow_hpc.states import FailureCause
 from ..local.machine import total_memory, usable_cores
 from .connection import LOG, Connection
 from .dispatching import Listener, TaskEvent
-from .environment import (
-    OPTIONS,
-    make_place,
-    process_environment,
-    starter_text,
-    write_configuration,
-    write_plugins,
-)
+from .environment import make_place, prepare_place, starter_text
 from .masters import Lanes
 from .pilots import Pilot, agent_of, cause_of_end, end_pilot, is_alive, monotonic, said_by, scheduler_says
 from .raptor import STUB, raptor_settings, room_left
@@ -84,7 +76,7 @@ class PilotPool:
         self._starters: dict[str, str] = {}
         self._lock = threading.RLock()
         self._closing = threading.Event()
-        self._opened: Future[None] = Future()
+        self._opened: Future[ConfigurationError | None] = Future()
         self._connection: Connection | None = None
         self._failed = False
         self.place = Path()
@@ -102,37 +94,44 @@ class PilotPool:
         Raises:
             ConfigurationError: it cannot be started; says what the bootstrapper said.
         """
-        if self._closing.is_set():
-            raise ConfigurationError("the pilots were shut down")
-        loop = asyncio.get_running_loop()
-        if self._connection is None:
-            await loop.run_in_executor(None, self._begin)
+        began = await self.begin()
         try:
-            await asyncio.shield(asyncio.wrap_future(self._opened))
-        except BaseException:
-            if not self._opened.done() or self._opened.exception() is not None:
+            failure = await asyncio.shield(asyncio.wrap_future(self._opened))
+        except asyncio.CancelledError:
+            # Others may still wait for it.
+            if began:
                 await self.close()
             raise
+        if failure is not None:
+            await self.close()
+            raise failure
 
-    def _begin(self) -> None:
+    async def begin(self) -> bool:
+        """Start the session and its pilots, without waiting for one; tells whether they were not started before.
+
+        Raises:
+            ConfigurationError: they were shut down, or could not be started.
+        """
+        return await asyncio.get_running_loop().run_in_executor(None, self._begin)
+
+    def _begin(self) -> bool:
         with self._lock:
+            if self._closing.is_set():
+                failure = self._opened.result() if self._opened.done() else None
+                raise failure or ConfigurationError("the pilots were shut down")
             if self._connection is not None:
-                return
+                return False
             self.place = make_place(self._directory, local=self.settings.kind == "local")
-            plugins, loopback = self.place / "plugins", self.settings.kind == "local"
-            write_plugins(plugins, loopback)
-            if self.settings.configuration is not None:
-                name = str(self.settings.description["resource"]).partition(".")[2]
-                configuration = {**self.settings.configuration, "default_remote_workdir": str(self.place)}
-                write_configuration(self.place, {name: configuration})
-            if self.settings.kind == "slurm":
-                options = {"job-name": self.place.name, **self.settings.options}
-                (self.place / OPTIONS).write_text(json.dumps(options), encoding="utf-8")
+            environment = prepare_place(self.place, self.settings)
             log.info("starting RADICAL-Pilot in %s", self.place)
-            self._connection = Connection(
-                self.place, process_environment(self.place, plugins, loopback), self._take_event
-            )
+            self._connection = Connection(self.place, environment, self._take_event)
         threading.Thread(target=self._watch, name="asyncflow-pilot-watch", daemon=True).start()
+        return True
+
+    @property
+    def was_opened(self) -> bool:
+        """Whether a pilot has been active, or none will be."""
+        return self._opened.done()
 
     @property
     def nodelist(self) -> list[str]:
@@ -255,8 +254,9 @@ class PilotPool:
         kind = event["event"]
         if kind == "open":
             with self._lock:
-                log.info("the session of RADICAL-Pilot is open; starting %d pilot(s)", self._count)
-                self._start_pilots(self._count)
+                if self._connection is not None:
+                    log.info("the session of RADICAL-Pilot is open; starting %d pilot(s)", self._count)
+                    self._start_pilots(self._count)
         elif kind == "pilot":
             self._take_pilot(event)
         elif kind == "task":
@@ -323,7 +323,7 @@ class PilotPool:
     def _fail_opening(self, text: str) -> None:
         if not self._opened.done():
             self._failed = True
-            self._opened.set_exception(
+            self._opened.set_result(
                 ConfigurationError(f"RADICAL-Pilot cannot be started: {text}\n(its files are kept in {self.place})")
             )
 
@@ -370,17 +370,16 @@ class PilotPool:
 
     async def close(self) -> None:
         """End all pilots and the session; leaves no process, and files only where something failed."""
-        if self._connection is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._close)
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
         with self._lock:
+            self._closing.set()
             if self._connection is None:
                 return
-            self._closing.set()
             connection, self._connection = self._connection, None
             if not self._opened.done():
-                self._opened.set_exception(ConfigurationError("the pilots were shut down before one was active"))
+                self._opened.set_result(ConfigurationError("the pilots were shut down before one was active"))
         if self.settings.kind == "slurm":
             for pilot in self._living():
                 end_pilot(pilot, self.settings)

@@ -193,13 +193,17 @@ async def held():
 print(await held(), end="")
 """
 
-FORKS = (
-    """\
+BEGUN = """\
 @flow.executable_task
 async def begin():
     return "true"
 
 await begin()
+"""
+
+FORKS = (
+    BEGUN
+    + """\
 child = os.fork()
 if not child:
     signal.pause()
@@ -255,6 +259,23 @@ while not all(task.done() or task.state == "RUNNING" for task in (late, held)):
     await asyncio.sleep(0.01)
 waiting = [command(f"wait{number}", "gate.open") for number in range(2)]
 print(*first, *await asyncio.gather(late, held, *waiting), sep=",")
+"""
+
+# All are done while the driver goes on.
+DONE_IN_PILOT = """\
+@flow.executable_task
+async def command(name):
+    return f"echo {name.replace(' ', '-')} >>{shlex.quote(str(LOG))}; echo {name}"
+
+@flow.function_task
+def square(x):
+    note("square")
+    return x * x
+
+print(*await asyncio.gather(command("command"), square(7)), sep=",")
+(PLACE / "done").touch()
+while not (PLACE / "gate.open").exists():
+    await asyncio.sleep(0.02)
 """
 
 FAILS = """\

@@ -30,7 +30,7 @@ from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
 from .on_slurm import Gate, running, shell
-from .resuming import IN_PILOT, Script
+from .resuming import BEGUN, DONE_IN_PILOT, HELD, IN_PILOT, Script
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -198,11 +198,90 @@ async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None
     assert not (root / "session" / ".asyncflow").exists()
 
 
+def path_with(directory: Path, starter: str) -> str:
+    """A search path on which what starts a pilot does something else."""
+    directory.mkdir()
+    (directory / "setsid").write_text(f"#!/bin/sh\n{starter}\n")
+    (directory / "setsid").chmod(0o755)
+    return f"{directory}:{os.environ['PATH']}"
+
+
+ON_FIRE = "echo 'ERROR: this node is on fire' >&2; exit 3"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+async def test_resumed_when_all_is_done(root: Path, place: Path, tmp_path: Path) -> None:
+    gate = Gate(root)
+    backend = f"RadicalExecutionBackend({{'cores': 2}}, directory={str(place)!r})"
+    no_pilots = {"PATH": path_with(tmp_path / "bin", ON_FIRE)}
+    with Script(root, DONE_IN_PILOT, gate, backend=backend) as first:
+        await until(lambda: first.still_runs() and (root / "done").exists())
+        # The whole machine, but for the pilot.
+        first.signal(signal.SIGSTOP)
+        os.killpg(holder_of(place), signal.SIGKILL)
+        first.kill()
+    assert processes_of(place)
+    gate.open()
+    second = Script(root, DONE_IN_PILOT, gate, backend=backend, environment=no_pilots).result()
+    assert (second.returncode, second.stdout) == (0, "command\n,49\n"), second.stderr
+    assert not processes_of(place)
+    assert list(place.iterdir()) == []
+    assert not (root / "session" / ".asyncflow").exists()
+    # Tasks that are to run all need one.
+    more = DONE_IN_PILOT + 'await asyncio.gather(command("more"), command("and more"))\n'
+    third = Script(root, more, gate, backend=backend, environment=no_pilots).result()
+    assert (third.returncode, third.stdout) == (1, "command\n,49\n")
+    assert "ConfigurationError" in third.stderr and "this node is on fire" in third.stderr
+    with Script(root, more, gate, backend=backend) as fourth:
+        # Longer than a driver may take to end.
+        await until(lambda: fourth.still_runs() and gate.starts()["more"])
+        done = fourth.result()
+    assert (done.returncode, done.stdout) == (0, "command\n,49\n"), done.stderr
+    assert gate.starts() == dict.fromkeys(("command", "square", "more", "and-more"), 1)
+
+
+HANGS = "exec sleep 600"
+
+
+async def test_a_task_that_waited_for_a_pilot_and_is_not_called_any_more(
+    root: Path, place: Path, tmp_path: Path
+) -> None:
+    gate = Gate(root)
+    assert Script(root, BEGUN, gate).result().returncode == 0
+    more = {
+        "backend": f"RadicalExecutionBackend({{'cores': 1}}, directory={str(place)!r})",
+        "environment": {"PATH": path_with(tmp_path / "bin", HANGS)},
+    }
+    with Script(root, HELD, gate, **more) as first:
+        await until(lambda: first.still_runs() and list((root / "session").glob(".asyncflow/*.pilots")))
+        first.kill()
+    done = Script(root, "print('nothing to do')", gate, **more).result()
+    assert (done.returncode, done.stdout) == (0, "nothing to do\n"), done.stderr
+    assert "not called any more, so ended: task.000002" in done.stderr
+    assert "starting RADICAL-Pilot" not in done.stderr
+    assert list(place.iterdir()) == []
+
+
+async def test_a_task_that_is_cancelled_while_the_pilot_of_a_resume_starts(
+    root: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Script(root, BEGUN, Gate(root)).result().returncode == 0
+    monkeypatch.setenv("PATH", path_with(tmp_path / "bin", HANGS))
+    backend = RadicalExecutionBackend({"cores": 1}, directory=place)
+    async with WorkflowEngine.create(backend, resume=root / "session") as flow:
+        command = shell(flow)
+        cancelled, waits = command("echo cancelled"), command("echo waits")
+        await until(lambda: backend.pool.states)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert cancelled.cancelled() and not waits.done()
+    assert waits.cancelled()
+    assert list(place.iterdir()) == []
+
+
 async def test_bootstrapper_that_fails(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "setsid").write_text("#!/bin/sh\necho 'ERROR: this node is on fire' >&2\nexit 3\n")
-    (tmp_path / "bin" / "setsid").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", path_with(tmp_path / "bin", ON_FIRE))
     with pytest.raises(ConfigurationError, match="this node is on fire"):
         await RadicalExecutionBackend({"cores": 1}, directory=place)
 
