@@ -198,6 +198,56 @@ async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None
     assert not (root / "session" / ".asyncflow").exists()
 
 
+def pilots_in(place: Path) -> list[list[psutil.Process]]:
+    """The processes of each pilot of a driver, but for its tasks."""
+    found = []
+    for path in sorted(place.glob("*/*/*/*/asyncflow.job")):
+        job = int(path.read_text())
+        found.append([process for process in psutil.process_iter() if session_of(process) == job])
+    return found
+
+
+def session_of(process: psutil.Process) -> int | None:
+    with suppress(psutil.Error, OSError):
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return os.getsid(process.pid)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+async def test_resumed_after_a_pilot_was_replaced(root: Path, place: Path) -> None:
+    gate = Gate(root)
+    backend = f"RadicalExecutionBackend({{'cores': 2}}, on_pilot_end='resubmit', directory={str(place)!r})"
+    with Script(root, IN_PILOT, gate, backend=backend) as first:
+        await until(lambda: first.still_runs() and {"late", "held"} <= set(gate.starts()))
+        await until(lambda: first.still_runs() and len(list((root / "session").glob("task.*/.asyncflow/run.sh"))) == 6)
+        [pilot] = pilots_in(place)
+        for process in pilot:
+            process.kill()
+        await until(lambda: first.still_runs() and gate.starts()["held"] == gate.starts()["late"] == 2)
+        # The whole machine, but for the pilot.
+        first.signal(signal.SIGSTOP)
+        os.killpg(holder_of(place), signal.SIGKILL)
+        first.kill()
+    (root / "late.open").touch()
+    await until(lambda: gate.ends()["late"])
+    ended, other = pilots_in(place)
+    assert other and not ended
+    with Script(root, IN_PILOT, gate, backend=backend) as second:
+        await until(lambda: second.still_runs() and gate.starts()["held"] == 3)
+        assert not [process for process in other if session_of(process) is not None]
+        assert len(pilots_in(place)) == 1
+        gate.open()
+        done = second.result()
+    assert done.stdout == "done\n,49,late\n,held\n,wait0\n,wait1\n\n", done.stderr
+    assert gate.ends() == dict.fromkeys(("done", "late", "held", "wait0", "wait1"), 1)
+    starts = gate.starts()
+    assert (starts["done"], starts["square"], starts["late"], starts["held"]) == (1, 1, 2, 3)
+    assert list(place.iterdir()) == []
+    assert not (root / "session" / ".asyncflow").exists()
+
+
 def path_with(directory: Path, starter: str) -> str:
     """A search path on which what starts a pilot does something else."""
     directory.mkdir()
