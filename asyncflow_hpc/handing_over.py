@@ -86,7 +86,8 @@ class HandingOver:
         except Exception as error:
             log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
             for future in [live[task["uid"]] for task in tasks if task["uid"] in live and task["state"] == _SUBMITTED]:
-                if future._cancelling:
+                # A shutdown may be why, and cancels what is unfinished.
+                if future._cancelling or self._closing():
                     self._ledger.cancel(future)
                 else:
                     self._attempts.not_taken(future, error)

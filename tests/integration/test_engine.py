@@ -612,6 +612,29 @@ async def test_a_closed_engine_says_so(root: Path) -> None:
         task()
 
 
+async def test_a_submission_that_a_shutdown_breaks_off(root: Path) -> None:
+    begun, closing, broken_off = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Starting(ByHand):
+        """Takes a while to start, with the first task."""
+
+        async def submit_tasks(self, tasks: Any) -> None:
+            begun.set()
+            await closing.wait()
+            broken_off.set()
+            raise ConfigurationError("it was shut down")
+
+        async def shutdown(self) -> None:
+            closing.set()
+            await broken_off.wait()
+
+    flow = await WorkflowEngine.create(backend=Starting(), work_dir=root)
+    task = identity(flow)(1)
+    await begun.wait()
+    await flow.shutdown()
+    assert task.cancelled()
+
+
 async def test_finished_tasks_are_forgotten(by_hand: WorkflowEngine) -> None:
     class Big:
         pass
