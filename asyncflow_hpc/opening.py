@@ -322,7 +322,7 @@ def session_dir(work_dir: str | os.PathLike[str] | None, uid: str) -> Path:
     """Say where the files of a session go.
 
     Raises:
-        ConfigurationError: the uid would lead out of the working directory, or it is no path in UTF-8.
+        ConfigurationError: the uid would lead out of the working directory, or it is not a path of one line in UTF-8.
     """
     if not uid or uid in (".", "..") or "/" in uid or "\0" in uid:
         raise ConfigurationError(f"uid {uid!r} cannot name a session directory")
@@ -331,10 +331,12 @@ def session_dir(work_dir: str | os.PathLike[str] | None, uid: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise ConfigurationError(f"work_dir {os.fspath(work_dir or '.')!r} cannot be found: {error}") from error
     try:
-        # The lock of a session holds its path.
-        usable = b"\0" not in str(path).encode()
+        # The lock of a session holds its path, and so does a line of a batch script.
+        usable = not set(b"\0\r\n") & set(str(path).encode())
     except UnicodeEncodeError:
         usable = False
     if not usable:
-        raise ConfigurationError(f"session directory {str(path)!r} is no path in UTF-8: choose another work_dir or uid")
+        raise ConfigurationError(
+            f"session directory {str(path)!r} is not a path of one line in UTF-8: choose another work_dir or uid"
+        )
     return path

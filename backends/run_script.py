@@ -133,7 +133,7 @@ class RunScript:
         odd = [f"{name}={value}" for name, value in self.environment.items() if not _NAME.fullmatch(name)]
         if odd:
             # No name for sh, but one for a program.
-            argv = ["env", *odd, *argv]
+            argv = ["env", "--", *odd, *argv]
         line = " ".join(shlex.quote(word) for word in argv)
         if self.timer is None:
             return _started(line)

@@ -140,17 +140,19 @@ def native_options(
     return options
 
 
-def directives(options: Mapping[str, Any], begin: str, equals: str) -> Iterable[str]:
+def directives(
+    options: Mapping[str, Any], begin: str, equals: str, quoted: Callable[[str], str] = shlex.quote
+) -> Iterable[str]:
     """Write a line for each option.
 
     Args:
         begin: of each line, such as "#SBATCH --".
         equals: between an option and its value.
+        quoted: writes a value; schedulers read these lines with quotes much as sh does.
     """
     for key, value in options.items():
         for word in value if isinstance(value, tuple) else (value,):
-            # Schedulers read these lines with quotes and backslashes much as sh does.
-            yield f"{begin}{key}" if word is True else f"{begin}{key}{equals}{shlex.quote(str(word))}"
+            yield f"{begin}{key}" if word is True else f"{begin}{key}{equals}{quoted(str(word))}"
 
 
 def clock(seconds: float) -> str:

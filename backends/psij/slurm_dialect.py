@@ -69,7 +69,7 @@ class SlurmDialect:
         options: Options = {
             "job-name": name,
             "chdir": sandbox,
-            "output": ".asyncflow/job.log",
+            "output": _log(sandbox),
             "comment": " ".join(re.sub(r"[^ -~]", "?", comment).split()),
             "no-requeue": True,
             "export": "ALL",
@@ -84,7 +84,7 @@ class SlurmDialect:
 
     def script(self, options: Mapping[str, Any], sandbox: str, run: str) -> str:
         """Write the batch script."""
-        return "\n".join(["#!/bin/sh", *directives(options, "#SBATCH --", "="), run, ""])
+        return "\n".join(["#!/bin/sh", *directives(options, "#SBATCH --", "=", _quoted), run, ""])
 
     def launch_line(self, argv: list[str], description: TaskDescription, python: str) -> list[str]:
         """Make the argv that starts a command on all its ranks."""
@@ -101,6 +101,20 @@ class SlurmDialect:
     def submission(self, path: str) -> Submission:
         """Say how a script is submitted."""
         return Submission(["sbatch", "--parsable", path])
+
+
+def _log(sandbox: str) -> str:
+    # Slurm replaces %j and its like in the directory of a relative path, too; where there is a backslash, it replaces
+    # nothing and takes that away. Source: sbatch(1), filename pattern.
+    name = ".asyncflow/job.log"
+    if "\\" in sandbox:
+        return sandbox.replace("\\", "\\\\") + f"/{name}"
+    return sandbox.replace("%", "%%") + f"/{name}" if "%" in sandbox else name
+
+
+def _quoted(value: str) -> str:
+    # Unlike sh, sbatch takes a backslash between single quotes for what escapes the next character.
+    return shlex.quote(value).replace("\\", "\\\\")
 
 
 def _resources(description: TaskDescription) -> Options:

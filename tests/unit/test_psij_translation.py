@@ -170,14 +170,41 @@ def test_one_line_values(dialect: Dialect) -> None:
         options(dialect, queue="a\n#SBATCH --nodes=9")
 
 
+def read_by_sbatch(line: str) -> str:
+    """Read an option as sbatch 22.05 was seen to: a backslash escapes within single quotes, too."""
+    read, quote, characters = "", "", iter(line)
+    for character in characters:
+        if character == "\\":
+            read += next(characters)
+        elif character in (quote or "'\""):
+            quote = "" if quote else character
+        else:
+            assert quote or not character.isspace() or not character.isascii()
+            read += character
+    assert not quote
+    return read
+
+
 @given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\n\r\0"), min_size=1))
 def test_a_line_for_each_option(value: str) -> None:
     lines = SLURM.script({"chdir": value, "exclusive": True}, "/s", "exec true").split("\n")
     assert lines[0] == "#!/bin/sh" and lines[2:] == ["#SBATCH --exclusive", "exec true", ""]
-    assert shlex.split(lines[1].removeprefix("#SBATCH ")) == [f"--chdir={value}"]
+    assert read_by_sbatch(lines[1].removeprefix("#SBATCH ")) == f"--chdir={value}"
     for dialect, begin in ((PBS, "#PBS "), (LSF, "#BSUB ")):
         lines = dialect.script({"q": value}, "/s", "exec true").split("\n")
         assert shlex.split(lines[1].removeprefix(begin)) == ["-q", value]
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "log"),
+    [
+        ("/s/a b", ".asyncflow/job.log"),
+        ("/s/%j", "/s/%%j/.asyncflow/job.log"),
+        ("/s/%j\\x", "/s/%j\\\\x/.asyncflow/job.log"),
+    ],
+)
+def test_log_in_a_directory_that_slurm_would_read_as_a_pattern(sandbox: str, log: str) -> None:
+    assert SLURM.options(TaskDescription(), "name", sandbox, "comment")["output"] == log
 
 
 @pytest.mark.parametrize(

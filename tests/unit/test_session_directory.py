@@ -47,7 +47,10 @@ def test_not_writable(tmp_path: Path) -> None:
     assert "to resume it" in refusal(tmp_path, resumed=True)
 
 
-@pytest.mark.parametrize(("work_dir", "uid"), [("/tmp/\udcff", "a"), ("/tmp", "\ud800"), ("/tmp/a\0b", "a")])
+@pytest.mark.parametrize(
+    ("work_dir", "uid"),
+    [("/tmp/\udcff", "a"), ("/tmp", "\ud800"), ("/tmp", "a\rb"), ("/tmp", "a\nb"), ("/tmp/a\0b", "a")],
+)
 def test_no_path(work_dir: str, uid: str) -> None:
-    with pytest.raises(ConfigurationError, match="no path in UTF-8"):
+    with pytest.raises(ConfigurationError, match="path of one line in UTF-8"):
         session_dir(work_dir, uid)

@@ -99,6 +99,18 @@ async def test_sandbox(flow: WorkflowEngine) -> None:
 
 
 @pytest.mark.needs("sandbox")
+@pytest.mark.parametrize("uid", ["back\\slash\\", "%j %s {x} #1"])
+async def test_name_of_a_session(backend: Any, root: Path, uid: str) -> None:
+    async with WorkflowEngine.create(backend=backend, work_dir=root, uid=uid) as flow:
+
+        async def command() -> str:
+            return "pwd"
+
+        command.__name__ = "quoted ' and \\"
+        assert await flow.executable_task(command)() == f"{root}/{uid}/task.000001\n"
+
+
+@pytest.mark.needs("sandbox")
 async def test_no_session_directory_before_the_first_task(flow: WorkflowEngine) -> None:
     assert not flow.session_dir.exists()
     await shell(flow)("true")
@@ -117,7 +129,7 @@ async def test_session_that_cannot_be_used(backend: Any, root: Path, uid: str, w
 
 
 async def test_environment(flow: WorkflowEngine) -> None:
-    values = {"A": "1  2 $HOME `x` \"'", "B": "", "C": 7, "D": "two\nlines", "E": "ü=x"}
+    values = {"A": "1  2 $HOME `x` \"'", "B": "", "C": 7, "D": "two\nlines", "E": "ü=x", "-f": "no option"}
     text = 'printf "%s|" "$A" "$B" "$C" "$D" "$E"'
     seen = await shell(flow)(text, task_description={"environment": values})
     assert seen == "1  2 $HOME `x` \"'||7|two\nlines|ü=x|"
