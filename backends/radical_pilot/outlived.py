@@ -41,6 +41,8 @@ _PLACE = re.compile(r"asyncflow-pilots\.([0-9a-f]{12})")
 # command may take.
 _DYING, _LEAVING, _AGAIN, _PAUSE, _TIMEOUT = 20.0, 120.0, 15.0, 0.1, 20.0
 
+_NOT_GONE = "they were cancelled, and have not ended; resume it when they have"
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -225,7 +227,9 @@ def _end_jobs(note: Note, session: Path) -> None:
         try:
             listed = _listed(slurm, note, known)
         except (OSError, CommandTimeoutError, ValueError) as error:
-            gone, trouble = 0, f"; Slurm cannot say: {error}"
+            if not trouble:
+                log.warning("Slurm cannot say whether pilots that session %s has left still run: %s", session, error)
+            gone, trouble = 0, str(error)
         else:
             left = [status.native_id for status in listed if not slurm.meaning(status).final]
             gone, trouble = 0 if left else gone + 1, ""
@@ -239,8 +243,8 @@ def _end_jobs(note: Note, session: Path) -> None:
         if gone < 2 and time.monotonic() > until:
             jobs = ", ".join(known) or f"below {note.place}"
             raise SessionError(
-                f"pilots that session {session} has left may still run, so its tasks are not run again: jobs {jobs}"
-                f"{trouble}; resume it again when they have ended"
+                f"pilots that session {session} has left may still run, so nothing is run again: jobs {jobs}; "
+                + (f"Slurm cannot say: {trouble}; resume it when Slurm answers" if trouble else _NOT_GONE)
             )
         time.sleep(10 * _PAUSE if gone < 2 else 0)
 

@@ -162,6 +162,9 @@ class Script:
             assert self._process.poll() is None, self._process.communicate()
             time.sleep(0.02)
 
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def still_runs(self) -> bool:
         """Tell that it has not ended, which would be too early."""
         assert self._process.poll() is None, self._process.communicate()

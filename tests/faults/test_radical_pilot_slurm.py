@@ -25,8 +25,8 @@ from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
-from .on_slurm import Gate, hanging, on_slurm, running, shell
-from .resuming import IN_PILOT, Script
+from .on_slurm import Gate, Wrappers, cluster, hanging, on_slurm, running, shell
+from .resuming import HELD, IN_PILOT, Script
 from .test_radical_pilot import holder_of
 
 pytestmark = [
@@ -252,6 +252,49 @@ async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None
     assert starts["done"] == starts["square"] == starts["late"] == 1, starts
     assert list(place.iterdir()) == []
     assert not (root / "session" / ".asyncflow").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_resumed_while_the_controller_is_down(
+    root: Path, place: Path, controller: None, wrappers: Wrappers
+) -> None:
+    gate = Gate(root)
+    asked = {"resource": "slurm", "cores_per_node": 2, "mem_per_node": 1000, "launch": "fork"}
+    backend = f"RadicalExecutionBackend({asked!r}, directory={str(place)!r}, patience=2.0)"
+    with Script(root, HELD, gate, backend=backend) as first:
+        await until(lambda: first.still_runs() and gate.starts()["held"])
+        # The whole machine, but for the pilot.
+        first.signal(signal.SIGSTOP)
+        os.killpg(holder_of(place), signal.SIGKILL)
+        first.kill()
+    [old] = place.iterdir()
+    cluster("stop-controller")
+    with Script(root, HELD, gate, backend=backend) as second:
+        await until(second.has_ended)
+        refused = second.result()
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "SessionError: pilots that session" in refused.stderr
+    assert "has left may still run, so nothing is run again: jobs " in refused.stderr
+    assert "Slurm cannot say: slurm_load_jobs error" in refused.stderr
+    assert refused.stderr.endswith("; resume it when Slurm answers\n")
+    cluster("start-controller")
+    assert [name for name, *_ in jobs()] == [old.name]
+    assert wrappers.called()["sbatch"] == 1
+    with Script(root, HELD, gate, backend=backend) as third:
+        await until(lambda: third.still_runs() and gate.starts()["held"] == 2)
+        assert [name for name, *_ in jobs()] == [path.name for path in place.iterdir()] != [old.name]
+        gate.open()
+        done = third.result()
+    assert done.stdout == "held\n", done.stderr
+    assert gate.ends() == {"held": 1}
+    assert not jobs()
+    # What is done needs neither a pilot nor Slurm.
+    cluster("stop-controller")
+    again = Script(root, HELD, gate, backend=backend).result()
+    assert (again.returncode, again.stdout) == (0, "held\n"), again.stderr
+    assert wrappers.called()["sbatch"] == 2
+    cluster("start-controller")
 
 
 def test_a_job_that_was_being_submitted_when_its_driver_died(tmp_path: Path) -> None:
