@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -32,7 +33,7 @@ from .kinds import kind_of
 from .loading import load_psij
 from .placing import Placing
 from .queue_news import QueueNews
-from .site import settings_for
+from .site import check_seconds, settings_for
 from .submitting import AHEAD, Pace, Submitting
 from .taking_over import TakingOver
 from .watching import QueueWatcher
@@ -108,9 +109,11 @@ class PsijExecutionBackend(SandboxBackend):
         self._work_dir_of_psij = work_dir
         self._pace = Pace(settings.submit_rate, 4, settings.max_queued, 600.0)
         self._poll_intervals = settings.shortest_interval, settings.poll_interval
+        check_seconds(command_timeout=command_timeout, grace=grace, patience=patience)
         self._timeout = command_timeout
         self.grace = grace
-        self.patience = patience
+        # sh counts in whole ones.
+        self.patience = math.ceil(patience)
         self.python = settings.python
         self._fail_unrunnable = fail_unrunnable
         self._jobs: dict[str, BatchJob] = {}

@@ -15,7 +15,7 @@ from ..site import SiteRules, site_for
 if TYPE_CHECKING:
     from asyncflow_hpc.site_model import Site
 
-__all__ = ["Settings", "settings_for"]
+__all__ = ["Settings", "check_seconds", "settings_for"]
 
 SUBMIT_RATE = 20.0
 MAX_QUEUED = 1000
@@ -23,6 +23,9 @@ POLL_INTERVAL = 10.0
 
 # Seconds between two looks at the queue while jobs come and go, where the site does not ask for more.
 SHORTEST_INTERVAL = 1.0
+
+# Seconds: a year.
+_LONGEST = 31_536_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,22 @@ def settings_for(
         values["shortest_interval"] = SHORTEST_INTERVAL
     for key in ("submit_rate", "max_queued", "poll_interval"):
         value = values[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        # NaN is neither above zero nor not.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise ConfigurationError(f"{key} must be a number above zero, not {value!r}")
+    check_seconds(poll_interval=values["poll_interval"])
     return Settings(scheduler or (found.scheduler if found else "slurm"), rules, **values)
+
+
+def check_seconds(**values: Any) -> None:
+    """Check times: what would never be over would let a task wait for ever.
+
+    Raises:
+        ConfigurationError: names the first that is none.
+    """
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST:
+            raise ConfigurationError(f"{key} must be a number of seconds from 0 to {_LONGEST}, not {value!r}")
 
 
 def _of_site(site: Site) -> dict[str, Any]:

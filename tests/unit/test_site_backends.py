@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -89,9 +90,23 @@ def test_what_the_caller_says_goes_before_the_site(profile: Profile) -> None:
 
 
 @pytest.mark.parametrize("key", ["submit_rate", "max_queued", "poll_interval"])
-@pytest.mark.parametrize("value", [0, -1, True, "3"])
+@pytest.mark.parametrize("value", [0, -1, True, "3", math.nan])
 def test_numbers_that_are_none(key: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"{key} must be a number above zero"):
+        PsijExecutionBackend(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["poll_interval", "command_timeout", "grace", "patience"])
+@pytest.mark.parametrize("value", [math.inf, 10**400])
+def test_times_that_are_never_over(key: str, value: float) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key} must be a number of seconds"):
+        PsijExecutionBackend(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["command_timeout", "grace", "patience"])
+@pytest.mark.parametrize("value", [math.nan, -1, True, "3"])
+def test_times_that_are_none(key: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key} must be a number of seconds"):
         PsijExecutionBackend(**{key: value})  # type: ignore[arg-type]
 
 
