@@ -307,6 +307,7 @@ async def test_a_bad_report_hurts_no_other(flow: WorkflowEngine) -> None:
         await third
     assert caught.value.cause is FailureCause.BACKEND
     await flow.backend.cancel_task(third.uid)
+    await until(lambda: flow.backend.slots.granted == 0)
 
 
 async def test_executor_that_is_shut_down_by_others(root: Path) -> None:
