@@ -143,11 +143,13 @@ def _take_options(spec: Spec, task: Task, kwargs: dict[str, Any]) -> None:
 
 
 def checked_workflow(workflow_id: object) -> str:
-    """Check a `workflow_id`.
+    """Return a `workflow_id` as text; a script may number its workflows.
 
     Raises:
-        ArgumentError: it is no text.
+        ArgumentError: it is neither text nor a number.
     """
+    if isinstance(workflow_id, int):
+        return str(workflow_id)
     if not isinstance(workflow_id, str):
         raise ArgumentError(f"workflow_id must be text, not {workflow_id!r}")
     return exact(workflow_id)

@@ -485,6 +485,9 @@ async def test_task_dict(by_hand: WorkflowEngine, root: Path) -> None:
     assert known["metadata"]["input_files"] == [str(root / "here.dat"), "there.dat"]
     assert known["metadata"]["output_files"] == ["out.dat"]
     assert known["workflow_id"] == "wf-1" and known["capture_stdio"] and known["function"] is None
+    assert task(workflow_id=5).task["workflow_id"] == "5"
+    with pytest.raises(ArgumentError, match="workflow_id must be text"):
+        task(workflow_id=["wf"])
     assert (future.id, known["uid"], task(workflow_id="other").task["workflow_id"]) == (
         "000001",
         "task.000001",
