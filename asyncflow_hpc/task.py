@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import reprlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypedDict
@@ -132,6 +133,13 @@ def _path(value: object) -> str:
     return _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
+def _program(value: object) -> str:
+    text = _text(value)
+    if not shlex.split(text):
+        raise ValueError("a program, with options if it needs some")
+    return text
+
+
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError("True or False")
@@ -203,7 +211,7 @@ class TaskDescription:
     cwd: str | None = _key(_path, "directory to run in instead of the sandbox")
     pre_exec: tuple[str, ...] = _key(_lines, "shell lines to run before the command", ())
     post_exec: tuple[str, ...] = _key(_lines, "shell lines to run after the command", ())
-    launcher: str | None = _key(_text, "what starts the ranks, such as 'mpiexec' or 'srun'")
+    launcher: str | None = _key(_program, "what starts the ranks, such as 'mpiexec' or 'srun'")
     retries: int | RetryPolicy | None = _key(
         _retries, "how often to try again, whatever it failed of, or a `RetryPolicy`; 0 means never"
     )

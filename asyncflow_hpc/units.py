@@ -9,6 +9,9 @@ __all__ = ["parse_memory", "parse_walltime"]
 
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{1,2})(?::(\d{1,2}))?")
 _DAYS_HOURS = re.compile(r"(\d+)-(\d+)")
+# More than that has no place in what is written for schedulers.
+_LONGEST = 1_000_000 * 86400
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
@@ -20,18 +23,18 @@ def parse_walltime(value: object) -> float:
         value: seconds, a timedelta, "HH:MM", "HH:MM:SS", "D-HH", "D-HH:MM" or "D-HH:MM:SS".
 
     Returns:
-        Seconds, above zero.
+        Seconds, above zero, up to a million days.
 
     Raises:
         TypeError: a value of another type; the message says what it should be.
-        ValueError: not a duration, or not above zero.
+        ValueError: not a duration, not above zero, or too long.
     """
     try:
         seconds = _seconds(value)
     except OverflowError:
         seconds = float("inf")
-    if not 0 < seconds < float("inf"):
-        raise ValueError("a duration is above zero and finite")
+    if not 0 < seconds <= _LONGEST:
+        raise ValueError("a duration is above zero, and at most a million days")
     return seconds
 
 
