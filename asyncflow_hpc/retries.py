@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from .errors import ArgumentError, ConfigurationError, nearest
 from .states import FailureCause
+from .units import LONGEST_WALLTIME
 
 __all__ = ["DEFAULT", "FailedAttempt", "RetryPolicy", "as_policy"]
 
@@ -20,9 +21,11 @@ LONGEST = 3600.0
 # A completion record and a marker hold no higher number.
 _MOST = 99_999
 _LARGEST_FACTOR = 1000.0
-_LARGEST_VALUE = 2**62
 
 _GROWING = {"memory": "mem_per_rank", "walltime": "walltime"}
+
+# Where they stop growing.
+_LARGEST = {"memory": 2**62, "walltime": LONGEST_WALLTIME}
 
 
 class Asked(Protocol):
@@ -118,7 +121,7 @@ class RetryPolicy:
         for word, key in _GROWING.items():
             old = getattr(description, key)
             if word in self.escalate and old is not None:
-                grown = min(old * self.escalate[word], _LARGEST_VALUE)
+                grown = min(old * self.escalate[word], _LARGEST[word])
                 changes[key] = math.ceil(grown) if isinstance(old, int) else grown
         queues = self.escalate.get("queue", ())
         if queues:

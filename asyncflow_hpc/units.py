@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-__all__ = ["parse_memory", "parse_walltime"]
+__all__ = ["LONGEST_WALLTIME", "parse_memory", "parse_walltime"]
 
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{1,2})(?::(\d{1,2}))?")
 _DAYS_HOURS = re.compile(r"(\d+)-(\d+)")
-# More than that has no place in what is written for schedulers.
-_LONGEST = 1_000_000 * 86400
+LONGEST_WALLTIME = 1_000_000 * 86400.0
+"""Seconds; more has no place in what is written for schedulers."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
@@ -33,7 +33,7 @@ def parse_walltime(value: object) -> float:
         seconds = _seconds(value)
     except OverflowError:
         seconds = float("inf")
-    if not 0 < seconds <= _LONGEST:
+    if not 0 < seconds <= LONGEST_WALLTIME:
         raise ValueError("a duration is above zero, and at most a million days")
     return seconds
 

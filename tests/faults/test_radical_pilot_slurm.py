@@ -37,6 +37,15 @@ pytestmark = [
 ]
 
 
+# In front of the command of a driver that does not wait two minutes for a Slurm that does not answer.
+HURRIED = (
+    sys.executable,
+    "-c",
+    "import runpy, sys; from asyncflow_hpc.backends.radical_pilot import outlived; outlived._LEAVING = 10.0;"
+    " del sys.argv[:2]; runpy.run_path(sys.argv[0], run_name='__main__')",
+)
+
+
 def answer(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
@@ -270,7 +279,7 @@ async def test_resumed_while_the_controller_is_down(
         first.kill()
     [old] = place.iterdir()
     cluster("stop-controller")
-    with Script(root, HELD, gate, backend=backend) as second:
+    with Script(root, HELD, gate, backend=backend, before=HURRIED) as second:
         await until(second.has_ended)
         refused = second.result()
     assert (refused.returncode, refused.stdout) == (1, "")
