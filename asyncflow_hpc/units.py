@@ -7,11 +7,11 @@ from datetime import timedelta
 
 __all__ = ["LONGEST_WALLTIME", "parse_memory", "parse_walltime"]
 
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{1,2})(?::(\d{1,2}))?")
-_DAYS_HOURS = re.compile(r"(\d+)-(\d+)")
 LONGEST_WALLTIME = 1_000_000 * 86400.0
 """Seconds; more has no place in what is written for schedulers."""
 
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{1,2})(?::(\d{1,2}))?")
+_DAYS_HOURS = re.compile(r"(\d+)-(\d+)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 

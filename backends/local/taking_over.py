@@ -21,7 +21,6 @@ from asyncflow_hpc.task import Task, TaskDescription, describe
 from ..away import result_of, take_verdict
 from ..evidence import read_record, record_path
 from ..output import read_large
-from ..run_script import said
 from ..sandbox import sandbox_of
 from ..shortage import is_short, once_there_is_more
 from ..staging.apply import deliver_again, missing
@@ -166,7 +165,7 @@ def _verdict(
     )
     if record is not None:
         task["started"], task["ended"] = record.start, record.end
-        return verdict_on(record, plan.promised, description.cwd or sandbox, said(sandbox))
+        return verdict_on(record, plan.promised, description.cwd or sandbox, "")
     if task.get("function") is not None and os.path.exists(_own(sandbox, ANSWER_FILE)):
         return Verdict(TaskState.DONE, exit_code=0)
     return None

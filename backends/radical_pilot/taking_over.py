@@ -18,7 +18,6 @@ from asyncflow_hpc.task import REPORTED, Task
 
 from ..away import left_by, take_left
 from ..evidence import Record
-from ..run_script import said
 from ..sandbox import sandbox_of
 from ..staging.apply import deliver_again, missing
 from ..verdict import verdict_on
@@ -135,7 +134,7 @@ def _done(jobs: Sequence[PilotJob], records: dict[str, Record]) -> list[PilotJob
 def _collect(job: PilotJob, record: Record) -> bool:
     """Put the result of an attempt into its task's dict, if it is DONE and all of it is there."""
     task, directory = job.task, job.description.cwd or job.sandbox
-    verdict = verdict_on(record, job.plan.promised, directory, said(job.sandbox))
+    verdict = verdict_on(record, job.plan.promised, directory, "")
     # Whether a service was ready when it ended, nobody knows any more.
     if verdict.state is not TaskState.DONE or task.get("is_service"):
         return False

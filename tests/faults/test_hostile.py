@@ -24,6 +24,7 @@ from asyncflow_hpc.errors import TaskFailedError
 from asyncflow_hpc.events import SessionOpened
 from asyncflow_hpc.journal import read_events
 from asyncflow_hpc.states import FailureCause
+from asyncflow_hpc.testing.contract.crossing import OwnEnd
 from tests.conftest import until
 
 
@@ -252,13 +253,7 @@ async def test_bodies_that_raise_anything(flow: WorkflowEngine) -> None:
     class Own(BaseException):
         pass
 
-    class Speechless(BaseException):
-        def __repr__(self) -> str:
-            raise ValueError("no words")
-
-        __str__ = __repr__
-
-    for error in (GeneratorExit, Own, Speechless):
+    for error in (GeneratorExit, Own, OwnEnd):
 
         @flow.block
         async def block(error: Any = error) -> None:

@@ -163,6 +163,13 @@ def holder_of(place: Path) -> int:
     return leader
 
 
+def kill_all_but_pilots(driver: Script, place: Path) -> None:
+    """Let a driver die as if with its machine, from which its pilots are spared."""
+    driver.signal(signal.SIGSTOP)
+    os.killpg(holder_of(place), signal.SIGKILL)
+    driver.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None:
@@ -171,10 +178,7 @@ async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None
     with Script(root, IN_PILOT, gate, backend=backend) as first:
         await until(lambda: first.still_runs() and {"late", "held"} <= set(gate.starts()))
         await until(lambda: first.still_runs() and len(list((root / "session").glob("task.*/.asyncflow/run.sh"))) == 6)
-        # The whole machine, but for the pilot.
-        first.signal(signal.SIGSTOP)
-        os.killpg(holder_of(place), signal.SIGKILL)
-        first.kill()
+        kill_all_but_pilots(first, place)
     (root / "late.open").touch()
     await until(lambda: gate.ends()["late"])
     # It goes on without a driver.
@@ -227,10 +231,7 @@ async def test_resumed_after_a_pilot_was_replaced(root: Path, place: Path) -> No
         for process in pilot:
             process.kill()
         await until(lambda: first.still_runs() and all(gate.starts()[name] == 2 for name in (late, *others)))
-        # The whole machine, but for the pilot.
-        first.signal(signal.SIGSTOP)
-        os.killpg(holder_of(place), signal.SIGKILL)
-        first.kill()
+        kill_all_but_pilots(first, place)
     (root / "late.open").touch()
     await until(lambda: gate.ends()[late])
     ended, other = pilots_in(place)
@@ -267,10 +268,7 @@ async def test_resumed_when_all_is_done(root: Path, place: Path, tmp_path: Path)
     no_pilots = {"PATH": path_with(tmp_path / "bin", ON_FIRE)}
     with Script(root, DONE_IN_PILOT, gate, backend=backend) as first:
         await until(lambda: first.still_runs() and (root / "done").exists())
-        # The whole machine, but for the pilot.
-        first.signal(signal.SIGSTOP)
-        os.killpg(holder_of(place), signal.SIGKILL)
-        first.kill()
+        kill_all_but_pilots(first, place)
     assert processes_of(place)
     gate.open()
     second = Script(root, DONE_IN_PILOT, gate, backend=backend, environment=no_pilots).result()

@@ -27,7 +27,7 @@ from tests.conftest import until
 
 from .on_slurm import Gate, Wrappers, cluster, hanging, on_slurm, running, shell
 from .resuming import HELD, IN_PILOT, Script
-from .test_radical_pilot import holder_of
+from .test_radical_pilot import kill_all_but_pilots
 
 pytestmark = [
     *on_slurm,
@@ -242,10 +242,7 @@ async def test_resumed_while_the_old_pilot_runs(root: Path, place: Path) -> None
         await until(lambda: first.still_runs() and {"late", "held"} <= set(gate.starts()))
         [old] = place.iterdir()
         [before] = jobs()
-        # The whole machine, but for the pilot.
-        first.signal(signal.SIGSTOP)
-        os.killpg(holder_of(place), signal.SIGKILL)
-        first.kill()
+        kill_all_but_pilots(first, place)
     (root / "late.open").touch()
     await until(lambda: gate.ends()["late"])
     assert jobs() == [before]
@@ -273,10 +270,7 @@ async def test_resumed_while_the_controller_is_down(
     backend = f"RadicalExecutionBackend({asked!r}, directory={str(place)!r}, patience=2.0)"
     with Script(root, HELD, gate, backend=backend) as first:
         await until(lambda: first.still_runs() and gate.starts()["held"])
-        # The whole machine, but for the pilot.
-        first.signal(signal.SIGSTOP)
-        os.killpg(holder_of(place), signal.SIGKILL)
-        first.kill()
+        kill_all_but_pilots(first, place)
     [old] = place.iterdir()
     cluster("stop-controller")
     with Script(root, HELD, gate, backend=backend, before=HURRIED) as second:

@@ -168,6 +168,7 @@ GOOD: list[tuple[str, Any, Any]] = [
     *((key, value, value) for key in COUNTS for value in (1, 4096, 10**12)),
     *((key, value, value) for key in COUNTS_OR_ZERO for value in (0, 1, 8)),
     *((key, value, value) for key in TEXTS for value in ("debug", "a b", "ünïcode", "$X; rm")),
+    *((key, " ", " ") for key in TEXTS if key != "launcher"),
     *((key, value, str(value)) for key in PATHS for value in ("data/x", Path("/a b/c"))),
     *((key, "module load gcc", ("module load gcc",)) for key in LINES),
     *((key, ["a", "b c\nd"], ("a", "b c\nd")) for key in LINES),
