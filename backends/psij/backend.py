@@ -139,7 +139,12 @@ class PsijExecutionBackend(SandboxBackend):
         self._services = Services(self)
         news = QueueNews(self, self._ending, self._fail_unrunnable)
         self.queue = QueueWatcher(
-            self.scheduler, *self._poll_intervals, self._timeout, lambda: bool(self._jobs), news.take
+            self.scheduler,
+            *self._poll_intervals,
+            self._timeout,
+            lambda: bool(self._jobs),
+            news.ended_wanted,
+            news.take,
         )
         self.queue.start()
         self._submitting = Submitting(

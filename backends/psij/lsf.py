@@ -55,12 +55,15 @@ class Lsf:
         """Tell whether a submission that failed may work another time; see `lsf_errors.submit_failure`."""
         return lsf_errors.submit_failure(text, returncode)
 
-    def queue_command(self) -> list[str]:
+    def queue_command(self, ended: bool = True) -> list[str]:
         """Return the one command that asks for all jobs of the user.
 
-        It lists jobs that have ended, too, for as long as LSF keeps them in memory (CLEAN_PERIOD, an hour by default).
+        Args:
+            ended: list those that have ended, too, for as long as LSF keeps them in memory (CLEAN_PERIOD, an hour by
+                default).
         """
-        return ["env", "LSB_DISPLAY_YEAR=Y", "bjobs", *self._user, "-a", "-json", "-o", _FIELDS]
+        every = ["-a"] if ended else []
+        return ["env", "LSB_DISPLAY_YEAR=Y", "bjobs", *self._user, *every, "-json", "-o", _FIELDS]
 
     def parse_queue(self, output: bytes, errors: bytes = b"") -> Report:
         """Understand what `bjobs -json` has printed."""

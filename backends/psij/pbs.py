@@ -54,8 +54,8 @@ class Pbs:
         """Tell whether a submission that failed may work another time; see `pbs_errors.submit_failure`."""
         return pbs_errors.submit_failure(text, returncode)
 
-    def queue_command(self) -> list[str]:
-        """Return the one command that asks for all jobs of the user that have not ended."""
+    def queue_command(self, ended: bool = True) -> list[str]:
+        """Return the one command that asks for all jobs of the user; the queue has none that have ended."""
         return ["/bin/sh", "-c", _LIST, "sh", *self._user]
 
     def parse_queue(self, output: bytes, errors: bytes = b"") -> Report:

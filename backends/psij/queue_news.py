@@ -32,9 +32,18 @@ class QueueNews:
         self._backend = backend
         self._ending = ending
         self._fail_unrunnable = fail_unrunnable
+        self._unlisted: list[BatchJob] = []
 
-    def take(self, report: Report, asked: float) -> bool:
-        """Take what the queue says of all jobs; returns whether anything has changed."""
+    def ended_wanted(self) -> bool:
+        """Tell whether the queue must list jobs that have ended, too.
+
+        So it is where one of ours was not among the others, or soon will not be.
+        """
+        self._unlisted = [job for job in self._unlisted if job.phase is not Phase.ENDED]
+        return bool(self._unlisted) or any(job.asked is not None for job in self._backend.jobs)
+
+    def take(self, report: Report, asked: float, with_ended: bool) -> bool:
+        """Take what the queue says of all jobs, or of those that have not ended; returns whether anything changed."""
         changed = False
         for job in self._backend.jobs:
             if job.native_id is None or job.submitted >= asked or job.phase not in (Phase.QUEUED, Phase.RUNNING):
@@ -43,7 +52,10 @@ class QueueNews:
             job.anothers = status is None and job.native_id in report.by_id
             if status is None and not report.complete:
                 continue
-            if status is None:
+            if status is None and not with_ended:
+                self._unlisted.append(job)
+                changed = True
+            elif status is None:
                 if job.unseen_since is None:
                     job.unseen_since = asked
                 self._ending.look_at(job)

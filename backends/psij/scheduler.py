@@ -178,8 +178,12 @@ class Scheduler(Protocol):
             returncode: negative if a signal ended it; 0 if it ended well, but told no id.
         """
 
-    def queue_command(self) -> list[str]:
-        """Return the one command that asks for all jobs of the user, however many."""
+    def queue_command(self, ended: bool = True) -> list[str]:
+        """Return the one command that asks for all jobs of the user, however many.
+
+        Args:
+            ended: list those that have ended, too, where the queue still knows them; they may be very many.
+        """
 
     def parse_queue(self, output: bytes, errors: bytes = b"") -> Report:
         """Understand what the queue command has printed on its standard output and, if known, on the other one."""

@@ -80,16 +80,19 @@ class Slurm:
         """Tell whether a submission that failed may work another time; see `slurm_errors.submit_failure`."""
         return slurm_errors.submit_failure(text, returncode)
 
-    def queue_command(self) -> list[str]:
-        """Return the one command that asks for all jobs of the user.
+    def queue_command(self, ended: bool = True) -> list[str]:
+        """Return the one command that asks for all jobs of the user, those in hidden partitions included.
 
-        It lists jobs that have ended, too, for as long as the controller knows them (MinJobAge, 300 s by default), and
-        those in hidden partitions.
+        Args:
+            ended: list those that have ended, too, for as long as the controller knows them (MinJobAge, 300 s by
+                default). Without any --states, a 22.05.8 lists all others, as well those with flags, such as
+                SPECIAL_EXIT, which it leaves out where states are named.
         """
         fields = [f"{name}:{_FIELD}" for name in _QUEUE_FIELDS[:-1]] + [f"{_QUEUE_FIELDS[-1]}:{_ROW}"]
         return [
             *("env", *[word for name in _HIDING for word in ("-u", name)], "SLURM_TIME_FORMAT=%s"),
-            *("squeue", self._user, "--all", "--array", "--noheader", "--states=all", f"--Format={','.join(fields)}"),
+            *("squeue", self._user, "--all", "--array", "--noheader", f"--Format={','.join(fields)}"),
+            *(["--states=all"] if ended else []),
         ]
 
     def parse_queue(self, output: bytes, errors: bytes = b"") -> Report:

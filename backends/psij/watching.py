@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from .commands import CommandTimeoutError, run_command
@@ -24,13 +24,16 @@ _SPARING = 50
 class QueueWatcher:
     """Asks for the queue, at an interval that shrinks when something should happen.
 
+    Jobs that have ended, of which there may be many more than others, are asked for only where somebody needs them.
+
     Args:
         shortest: seconds between two questions while jobs come and go.
         longest: seconds between two questions when nothing changes.
         timeout: seconds that a command may take.
         wanted: whether anybody wants to know.
-        on_answer: called with the answer, and the loop's time at which the question was asked; returns whether
-            something has changed.
+        ended_wanted: whether jobs that have ended must be listed, too.
+        on_answer: called with the answer, the loop's time at which the question was asked, and whether jobs that have
+            ended would be there; returns whether something has changed.
     """
 
     def __init__(
@@ -40,13 +43,15 @@ class QueueWatcher:
         longest: float,
         timeout: float,
         wanted: Callable[[], bool],
-        on_answer: Callable[[Report, float], bool],
+        ended_wanted: Callable[[], bool],
+        on_answer: Callable[[Report, float, bool], bool],
     ) -> None:
         self._scheduler = scheduler
         self._shortest = min(shortest, longest)
         self._longest = longest
         self._timeout = timeout
         self._wanted = wanted
+        self._ended_wanted = ended_wanted
         self._on_answer = on_answer
         self._interval = self._shortest
         self._took = 0.0
@@ -108,16 +113,18 @@ class QueueWatcher:
 
     async def _ask(self) -> None:
         waiting, self._waiting = self._waiting, []
+        every = self._scheduler.queue_command()
+        command = every if waiting or self._ended_wanted() else self._scheduler.queue_command(ended=False)
         self._asked = asyncio.get_running_loop().time()
         report = None
         try:
-            report = await self._answer()
+            report = await self._answer(command)
         finally:
             self._give(waiting, report)
         changed = False
         if report is not None:
             try:
-                changed = self._on_answer(report, self._asked)
+                changed = self._on_answer(report, self._asked, command == every)
             except Exception:
                 # The next answer may be another.
                 log.exception("what the queue says could not be dealt with")
@@ -136,9 +143,9 @@ class QueueWatcher:
             if not answer.done():
                 answer.set_result(report)
 
-    async def _answer(self) -> Report | None:
+    async def _answer(self, command: Sequence[str]) -> Report | None:
         try:
-            code, out, err = await run_command(self._scheduler.queue_command(), self._timeout)
+            code, out, err = await run_command(command, self._timeout)
         except (CommandTimeoutError, OSError) as error:
             self._tell(str(error))
             return None

@@ -330,6 +330,7 @@ def test_no_text_raises(text: str, code: int) -> None:
 def test_commands() -> None:
     assert {"bjobs", "-a", "-json", "LSB_DISPLAY_YEAR=Y"} <= set(LSF.queue_command())
     assert Lsf("alice").queue_command()[3:5] == ["-u", "alice"]
+    assert LSF.queue_command(ended=False) == [word for word in LSF.queue_command() if word != "-a"]
     assert LSF.accounting_command(["1", "2"])[-3:] == ["-l", "1", "2"]
     with pytest.raises(ValueError, match="1 to 200 jobs"):
         LSF.accounting_command([])
