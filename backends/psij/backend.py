@@ -34,7 +34,7 @@ from .loading import load_psij
 from .placing import Placing
 from .queue_news import QueueNews
 from .site import check_seconds, settings_for
-from .submitting import AHEAD, Pace, Submitting
+from .submitting import Pace, Submitting
 from .taking_over import TakingOver
 from .watching import QueueWatcher
 
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 __all__ = ["PsijExecutionBackend"]
 
 log = logging.getLogger(__name__)
+
+# Which look at what jobs have left.
+_THREADS = 6
 
 
 class PsijExecutionBackend(SandboxBackend):
@@ -129,7 +132,7 @@ class PsijExecutionBackend(SandboxBackend):
                     f"backend '{self.name}' needs the command {command}, which is not on PATH here: run the script on a"
                     " login node, or load the scheduler's module"
                 )
-        self.threads = ThreadPoolExecutor(AHEAD + 4, thread_name_prefix="asyncflow-psij")
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncflow-psij")
         await asyncio.get_running_loop().run_in_executor(self.threads, load_psij)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
@@ -339,6 +342,7 @@ class PsijExecutionBackend(SandboxBackend):
         if not self._leaving:
             for uid in list(self._jobs):
                 await self.cancel_task(uid)
+        self._placing.close()
         await self._submitting.close()
         try:
             await asyncio.wait_for(self._all_ended.wait(), 0 if self._leaving else 2 * self.grace)
@@ -356,7 +360,6 @@ class PsijExecutionBackend(SandboxBackend):
         if self._work_dir_of_psij is None:
             for session in self._spools:
                 await asyncio.get_running_loop().run_in_executor(self.threads, self._forget_psij, str(session))
-        self._placing.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     def abandon(self) -> None:

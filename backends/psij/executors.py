@@ -65,6 +65,10 @@ class _Submitter(BatchSchedulerExecutor):
     def _start_queue_poll_thread(self) -> Any:
         return _NoPolling()
 
+    def _set_job_status(self, job: Any, status: Any) -> None:
+        # Nobody asks PSI/J what became of a job.
+        pass
+
     def _create_script_context(self, job: Any) -> dict[str, object]:
         return {}
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from ..shortage import is_short
 from .commands import CommandTimeoutError
 from .jobs import BatchJob, is_of, recorded
 from .scheduler import Transient
-from .submitting import TransientError
+from .submitting import NotBegunError, TransientError
 from .translation import batch_script, job_spec
 
 if TYPE_CHECKING:
@@ -32,12 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Placing"]
 
+# Seconds in which what comes of submissions is told to the loop at once: to wake it up for each one costs more than
+# all else that it does for a job.
+_TOGETHER = 0.01
+
 
 class Placing:
     """Submits the jobs of one backend.
 
-    What jobs need is left for them by the backend's threads, while others wait for the submit commands: what goes on
-    after a command has ended is the next one.
+    A job is submitted in one go of one thread: a change of threads fewer is worth more than that the next command is
+    ready when one ends.
 
     Args:
         timeout: seconds that a command of the scheduler may take.
@@ -47,7 +52,9 @@ class Placing:
     def __init__(self, backend: PsijExecutionBackend, timeout: float, at_once: int = 1) -> None:
         self._backend = backend
         self._timeout = timeout
-        self._commands = ThreadPoolExecutor(at_once, thread_name_prefix="asyncflow-submit")
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="asyncflow-submit")
+        self._results = _Results()
+        self._closing = False
         self._pickles = FunctionPickles()
         # By session; making one takes PSI/J longer than all else that it does for a job.
         self._submitters: dict[str, Any] = {}
@@ -56,36 +63,36 @@ class Placing:
         """Submit a job.
 
         Raises:
+            NotBegunError: meanwhile it is not wanted any more, or the backend leaves.
             TransientError: it may be submitted another time.
             AsyncFlowError: it cannot be submitted.
         """
+        if self._closing:
+            raise NotBegunError
         calls = not job.placed and job.task.get("function") is not None
         call = PickledCall.of(job.task, self._pickles) if calls else None
         submitted = asyncio.get_running_loop().create_future()
-        self._backend.threads.submit(self._place, job, call, submitted)
+        self._threads.submit(self._place, job, call, submitted)
         job.native_id = await submitted
 
     def close(self) -> None:
-        """Let the threads end."""
-        self._commands.shutdown(wait=False)
+        """Begin no more submissions; those that have begun are carried through."""
+        self._closing = True
+        self._threads.shutdown(wait=False)
 
     def _place(self, job: BatchJob, call: PickledCall | None, submitted: asyncio.Future[str]) -> None:
-        """Leave what a job needs, if it is not there yet, and let it be submitted; in a thread."""
+        """Leave what a job needs, if it is not there yet, and submit it; in a thread."""
         try:
+            if self._closing or job.asked is not None:
+                raise NotBegunError
             if not job.placed:
                 self._leave_files(job, call)
                 job.placed = True
-            self._commands.submit(self._submit, job, submitted)
+            native_id = self._submit(job)
         except BaseException as error:
-            _tell(submitted, error=error)
-
-    def _submit(self, job: BatchJob, submitted: asyncio.Future[str]) -> None:
-        try:
-            native_id = self._submit_now(job)
-        except BaseException as error:
-            _tell(submitted, error=error)
+            self._results.tell(submitted, error)
         else:
-            _tell(submitted, native_id)
+            self._results.tell(submitted, native_id)
 
     def _leave_files(self, job: BatchJob, call: PickledCall | None) -> None:
         try:
@@ -142,7 +149,7 @@ class Placing:
         options = dialect.options(description, job.name, job.sandbox, f"asyncflow_hpc {job.task['name']}")
         return job_spec(dialect, description, options, job.name, script_path(job.sandbox), job.sandbox)
 
-    def _submit_now(self, job: BatchJob) -> str:
+    def _submit(self, job: BatchJob) -> str:
         import psij
 
         executor = self._submitter(job.session)
@@ -204,20 +211,34 @@ class Placing:
         return await asyncio.get_running_loop().run_in_executor(self._backend.threads, forbid, job.sandbox)
 
 
-def _tell(submitted: asyncio.Future[str], native_id: str = "", error: BaseException | None = None) -> None:
-    """Give the loop what came of a submission; from any thread."""
+class _Results:
+    """What came of submissions, on its way from threads to the loop."""
 
-    def settle() -> None:
-        if submitted.cancelled():
-            return
-        if error is None:
-            submitted.set_result(native_id)
-        else:
-            submitted.set_exception(error)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: list[tuple[asyncio.Future[str], str | BaseException]] = []
 
-    with suppress(RuntimeError):
-        # The loop may be closed.
-        submitted.get_loop().call_soon_threadsafe(settle)
+    def tell(self, submitted: asyncio.Future[str], result: str | BaseException) -> None:
+        """Give a submission its native id, or what went wrong; from any thread."""
+        with self._lock:
+            self._told.append((submitted, result))
+            if len(self._told) > 1:
+                return
+        loop = submitted.get_loop()
+        with suppress(RuntimeError):
+            # The loop may be closed.
+            loop.call_soon_threadsafe(loop.call_later, _TOGETHER, self._settle)
+
+    def _settle(self) -> None:
+        with self._lock:
+            told, self._told = self._told, []
+        for submitted, result in told:
+            if submitted.cancelled():
+                continue
+            if isinstance(result, str):
+                submitted.set_result(result)
+            else:
+                submitted.set_exception(result)
 
 
 def _put_away(script: Path, job: BatchJob) -> None:

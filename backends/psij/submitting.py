@@ -15,12 +15,12 @@ from asyncflow_hpc.errors import SubmitError
 from .jobs import BatchJob, Phase
 from .scheduler import Transient
 
-__all__ = ["AHEAD", "Pace", "Submitting", "TransientError"]
+__all__ = ["NotBegunError", "Pace", "Submitting", "TransientError"]
 
 log = logging.getLogger(__name__)
 
-# Jobs that are made ready while the commands of others run.
-AHEAD = 2
+# Jobs that wait for a free thread, so that none waits for the loop.
+_AHEAD = 8
 
 # Seconds after a first failure that may pass, and at most.
 _SOON, _LATE = 1.0, 60.0
@@ -50,6 +50,10 @@ class TransientError(Exception):
         return error
 
 
+class NotBegunError(Exception):
+    """A submission was given up before it had begun."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """How fast jobs are submitted.
@@ -71,7 +75,8 @@ class Submitting:
     """The way of jobs into the queue, in the order in which they came.
 
     Args:
-        submit: submits one job, or raises TransientError, or anything else, which is final.
+        submit: submits one job, or raises TransientError, or NotBegunError if the job is not wanted any more, or
+            anything else, which is final.
         find: looks for a job that may have been submitted; returns whether it is there.
         withdraw: sees to it that a job that may have been submitted runs nothing; returns whether that is sure.
         on_submitted, on_failed: called with a job, and with what went wrong.
@@ -105,7 +110,7 @@ class Submitting:
     def start(self) -> None:
         """Begin to submit."""
         loop = asyncio.get_running_loop()
-        self._workers = [loop.create_task(self._work(worker)) for worker in range(self._pace.at_once + AHEAD)]
+        self._workers = [loop.create_task(self._work(worker)) for worker in range(self._pace.at_once + _AHEAD)]
 
     def add(self, job: BatchJob) -> None:
         """Let a job wait for its submission."""
@@ -184,6 +189,9 @@ class Submitting:
     async def _carry_through(self, job: BatchJob) -> None:
         try:
             await self._until_submitted(job)
+        except NotBegunError:
+            # A later driver submits it.
+            self._room.release()
         except Exception as error:
             job.phase = Phase.ENDED
             self._room.release()
@@ -212,6 +220,9 @@ class Submitting:
                     raise SubmitError(f"{job.uid} '{job.task['name']}' was cancelled before it was submitted")
                 await self._submit(job)
                 return
+            except NotBegunError:
+                if job.asked is None:
+                    raise
             except TransientError as error:
                 unclear = unclear or error.unclear
                 full = error.limit and self._queued > 0

@@ -52,6 +52,31 @@ async def test_sbatch_that_hangs_has_submitted(root: Path, gate: Gate, wrappers:
         assert wrappers.called()["sbatch"] == 1 and gate.starts() == {"job": 1}
 
 
+async def test_cancelled_behind_submissions_that_hang(root: Path, wrappers: Wrappers) -> None:
+    wrappers.hang("sbatch")
+    async with WorkflowEngine.create(backend(command_timeout=3.0), work_dir=root) as flow:
+        futures = [shell(flow)("echo done") for _ in range(10)]
+        await until(lambda: wrappers.called()["sbatch"] == 4)
+        wrappers.release("sbatch")
+        for future in futures[4:]:
+            future.cancel()
+        for future in futures[4:]:
+            with pytest.raises(asyncio.CancelledError):
+                await future
+        assert await asyncio.gather(*futures[:4]) == ["done\n"] * 4
+        assert wrappers.called()["sbatch"] == 8 and not any(future.task.get("native_id") for future in futures[4:])
+
+
+async def test_leaves_in_time_though_submissions_hang(root: Path, wrappers: Wrappers) -> None:
+    wrappers.hang("sbatch")
+    flow = await WorkflowEngine.create(backend(command_timeout=3.0), work_dir=root)
+    futures = [shell(flow)("echo done") for _ in range(10)]
+    await until(lambda: wrappers.called()["sbatch"] == 4)
+    await flow.shutdown()
+    assert wrappers.called()["sbatch"] == 4
+    assert all(future.cancelled() for future in futures)
+
+
 async def test_job_that_ends_before_it_is_found(root: Path, gate: Gate, wrappers: Wrappers) -> None:
     wrappers.hang("sbatch", after=True)
     async with WorkflowEngine.create(backend(command_timeout=2.0), work_dir=root) as flow:
