@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Placing"]
 
-# Seconds in which what comes of submissions is told to the loop at once: to wake it up for each one costs more than
-# all else that it does for a job.
+# Seconds within which what comes of submissions is told to the loop together: to be woken up for each of them is a
+# third of what it does for a job.
 _TOGETHER = 0.01
 
 
