@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from asyncflow_hpc.errors import ConfigurationError
 from asyncflow_hpc.task import TaskDescription
 
+from .remembered import Remembered
+
 if TYPE_CHECKING:
     from asyncflow_hpc.site_model import Site
 
@@ -71,9 +73,13 @@ class SiteRules:
             values = merge(site.defaults, values)
         self.defaults = TaskDescription.from_dict(values)
         self._warned: set[str] = set()
+        self._completed = Remembered(self._filled_in)
 
     def complete(self, description: TaskDescription) -> TaskDescription:
         """Fill in what a task does not say; environment and native options are merged key by key."""
+        return self._completed(description)
+
+    def _filled_in(self, description: TaskDescription) -> TaskDescription:
         said, changes = description.given, {}
         for key in self.defaults.given:
             default = getattr(self.defaults, key)

@@ -49,12 +49,14 @@ class _Submitter(BatchSchedulerExecutor):
     """Submits through PSI/J, in several threads at once.
 
     Attributes:
+        place: where PSI/J leaves scripts.
         now: what the calling thread submits, and the exit code of its last command.
     """
 
     dialect: Dialect
     scheduler: Scheduler
     timeout: float
+    place: str
     now: _Submission
 
     def _ensure_work_dir(self) -> None:
@@ -130,5 +132,6 @@ def submitter(scheduler: Scheduler, dialect: Dialect, work_directory: Path, time
     executor, config = _KINDS[dialect.name]
     made = executor(None, config(work_directory=work_directory))
     made.scheduler, made.dialect, made.timeout = scheduler, dialect, timeout
+    made.place = str(made.work_directory)
     made.now = _Submission()
     return made

@@ -166,7 +166,7 @@ class Placing:
                 raise TransientError(str(error), unclear=True) from error
             raise SubmitError(f"{job.uid} '{job.task['name']}' cannot be submitted: {error}") from error
         finally:
-            _put_away(executor.work_directory / f"{psij_job.id}.job", job)
+            _put_away(f"{executor.place}/{psij_job.id}.job", job)
         if not psij_job.native_id:
             raise TransientError("the scheduler told no id", unclear=True)
         return str(psij_job.native_id)
@@ -241,7 +241,7 @@ class _Results:
                 submitted.set_exception(result)
 
 
-def _put_away(script: Path, job: BatchJob) -> None:
+def _put_away(script: str, job: BatchJob) -> None:
     """Put the batch script of a job beside its run script, where people can read it."""
     kept = f"{job.sandbox}/{BOOKKEEPING}/job.sh"
     with suppress(OSError):
@@ -252,12 +252,12 @@ def _put_away(script: Path, job: BatchJob) -> None:
             _put_far_away(script, kept)
 
 
-def _put_far_away(script: Path, kept: str) -> None:
+def _put_far_away(script: str, kept: str) -> None:
     """Put it there from another file system."""
     try:
         shutil.copyfile(script, kept)
     finally:
-        script.unlink(missing_ok=True)
+        os.unlink(script)
 
 
 def _ran_already(job: BatchJob) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from asyncflow_hpc.task import TaskDescription
 
+from ..remembered import Remembered
 from .dialect import Options, Submission, directives, native_options, words_of
 
 __all__ = ["SlurmDialect"]
@@ -73,13 +74,10 @@ class SlurmDialect:
             "comment": " ".join(re.sub(r"[^ -~]", "?", comment).split()),
             "no-requeue": True,
             "export": "ALL",
-            **_resources(description),
-            **_limits(description),
+            **_asked(description),
         }
-        for key, value in native_options("slurm", description.slurm, _named, _OWN, "long option of sbatch").items():
-            if key == "requeue":
-                del options["no-requeue"]
-            options[key] = value
+        if "requeue" in options:
+            del options["no-requeue"]
         return options
 
     def script(self, options: Mapping[str, Any], sandbox: str, run: str) -> str:
@@ -150,3 +148,11 @@ def _time(seconds: float) -> str:
 def _named(key: str) -> str | None:
     option = key.lstrip("-").replace("_", "-").lower()
     return option if _OPTION.fullmatch(option) else None
+
+
+def _asked_for(description: TaskDescription) -> Options:
+    native = native_options("slurm", description.slurm, _named, _OWN, "long option of sbatch")
+    return {**_resources(description), **_limits(description), **native}
+
+
+_asked = Remembered(_asked_for)
