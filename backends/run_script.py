@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 from asyncflow_hpc.data import BOOKKEEPING
 
@@ -330,18 +329,13 @@ def write_script(script: RunScript) -> str:
         OSError: it cannot be written.
     """
     path = script_path(script.sandbox)
-    _make(os.path.dirname(path))
-    spool = spool_of(script.session)
-    # To make it in vain costs more than to look.
-    if not os.path.isdir(spool):
-        _make(spool)
+    for directory in (os.path.dirname(path), spool_of(script.session)):
+        # To make it in vain costs more than to look.
+        if not os.path.isdir(directory):
+            with suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
     write_file(path, os.fsencode(script.text()), 0o700)
     for ending in ("out", "err"):
         # The script appends to them, with whatever mask the node has.
         write_file(f"{script.sandbox}/{script.uid}.{ending}", b"")
     return path
-
-
-def _make(directory: str | Path) -> None:
-    with suppress(FileExistsError):
-        os.mkdir(directory, 0o700)
