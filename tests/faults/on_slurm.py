@@ -141,7 +141,7 @@ class Wrappers:
             path.write_text(
                 "#!/bin/sh\n"
                 f"D={shlex.quote(str(place))} R={shlex.quote(real)}\n"
-                f'echo {name} "$(date +%s.%N)" >>"$D/log"; echo "{name} $*" >>"$D/calls"\n'
+                f'echo {name} "$(date +%s.%N)" "$*" >>"$D/log"\n'
                 f'[ ! -e "$D/{name}.says-nothing" ] || exit 0\n'
                 f'[ ! -e "$D/{name}.breaks-off" ] || {{ "$R" "$@" | head -c 100; exit 0; }}\n'
                 f'[ ! -e "$D/{name}.hangs" ] || exec sleep 1000\n'
@@ -176,12 +176,12 @@ class Wrappers:
     def calls_with(self, name: str, word: str) -> int:
         """How often a command was called with a word among its arguments."""
         # What squeue is told holds characters that are line ends to Python.
-        calls = [line.split(" ") for line in (self._place / "calls").read_text().split("\n")]
+        calls = [line.split(" ") for line in self._text().split("\n")]
         return sum(call[0] == name and word in call for call in calls)
 
     def times(self, name: str) -> list[float]:
         """When a command was called, in seconds since the epoch."""
-        return [float(found) for found in re.findall(rf"^{name} ([0-9.]+)$", self._text(), re.MULTILINE)]
+        return [float(found) for found in re.findall(rf"^{name} ([0-9.]+) ", self._text(), re.MULTILINE)]
 
     def _text(self) -> str:
         log = self._place / "log"
