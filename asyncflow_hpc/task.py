@@ -8,7 +8,7 @@ import reprlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from .data import OutputFile
 from .errors import DescriptionTypeError, TaskDescriptionError, nearest
@@ -150,6 +150,12 @@ def _shell(value: object) -> bool | str:
     return value if isinstance(value, bool) else _text(value)
 
 
+def _on_oom(value: object) -> str:
+    if value not in ("fail", "warn"):
+        raise ValueError("must be 'fail' or 'warn'")
+    return str(value)
+
+
 def _lines(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return (_text(value),)
@@ -216,6 +222,9 @@ class TaskDescription:
         _retries, "how often to try again, whatever it failed of, or a `RetryPolicy`; 0 means never"
     )
     shell: bool | str = _key(_shell, "shell that reads a command given as text; True and False mean sh", False)
+    on_oom: Literal["fail", "warn"] = _key(
+        _on_oom, "'fail' a task of which the kernel killed a process for want of memory, or 'warn'", "fail"
+    )
     ready_file: str | None = _key(
         _path, "service: it is ready when this file is in its sandbox; write it elsewhere and move it there"
     )

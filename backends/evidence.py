@@ -31,9 +31,10 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-STAGES = ("stage_in", "pre_exec", "run", "post_exec", "stage_out")
+STAGES = ("stage_in", "pre_exec", "run", "post_exec", "stage_out", "lost")
+"""In which an attempt ends: "pre_exec" before its command began, "lost" where nobody knows how its command ended."""
 
-_VERSION = 1
+_VERSION = 2
 _LARGEST_FILE = 64 * 1024
 _LARGEST_ATTEMPT = 99_999
 _LARGEST_SIGNAL = 64
@@ -62,13 +63,16 @@ class Record:
         stage: in which it ended, one of STAGES.
         exit_code: of that stage, None if a signal ended it.
         signal: number of the signal that ended it, else None.
-        noted: name of the last signal that the script itself got, such as "TERM", else "".
+        noted: names of the signals that the runner itself got, such as "TERM", with blanks between them.
         missing: indices of the task's promised outputs that are not there; no upper limit has been checked.
         start, end: seconds since the epoch, by the node's clock.
         host: the node.
         native_id: what the scheduler calls the job, else None.
         cpu_time: user and system seconds, None if the node offers no way to know.
         max_rss: peak memory of the largest process in bytes, None if the node offers no way to know.
+        oom_kills: processes that the kernel has killed for want of memory in the attempt's cgroup while it ran, None if
+            the node offers no way to know.
+        cgroup: path of that cgroup, which others may share; "" where it is not known.
     """
 
     session: str
@@ -86,6 +90,8 @@ class Record:
     native_id: str | None
     cpu_time: float | None
     max_rss: int | None
+    oom_kills: int | None = None
+    cgroup: str = ""
 
     @property
     def in_staging(self) -> bool:
@@ -95,7 +101,16 @@ class Record:
     @property
     def ended_by_itself(self) -> bool:
         """Whether nothing from outside had to do with its end; else its job may be put back into the queue."""
-        return self.signal is None and (self.exit_code == 0 or not self.noted)
+        return self.signal is None and not self.noted
+
+    @property
+    def memory_is_its_own(self) -> bool:
+        """Whether the cgroup in which it ran was made for its job alone, as the name says."""
+        number = re.match(r"[0-9]+", self.native_id or "")
+        # A step or a process of a pilot shares the cgroup of the pilot's job.
+        if number is None or "@" in (self.native_id or ""):
+            return False
+        return re.search(rf"(?<![0-9]){number[0]}(?![0-9])", self.cgroup) is not None
 
 
 def record_path(sandbox: str | Path) -> Path:
@@ -160,7 +175,7 @@ def read_record(path: str | Path, *, session: str, uid: str, attempt: int, nonce
         OSError: the file system did not answer as it should, so nobody can say whether there is a record; ask again.
     """
     try:
-        record = parse_record(_content(path))
+        record = parse_record(*_content(path))
         _refuse_foreign(record, session, uid, attempt, nonce)
     except FileNotFoundError:
         return None
@@ -170,7 +185,8 @@ def read_record(path: str | Path, *, session: str, uid: str, attempt: int, nonce
     return record
 
 
-def _content(path: str | Path) -> bytes:
+def _content(path: str | Path) -> tuple[bytes, float]:
+    """Return what is in a record, and when it was written."""
     try:
         # Without O_NONBLOCK, a FIFO in place of the record would stop the thread for good.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -179,14 +195,18 @@ def _content(path: str | Path) -> bytes:
             raise RecordError("it is not a regular file") from error
         raise
     try:
-        _refuse_forged(os.fstat(descriptor))
+        found = os.fstat(descriptor)
+        _refuse_forged(found)
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(_LARGEST_FILE + 1)
     finally:
         os.close(descriptor)
     if len(data) > _LARGEST_FILE:
         raise RecordError(f"it is larger than {_LARGEST_FILE} bytes")
-    return data
+    if data and not data.strip():
+        # Room that was made for it.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return data, found.st_mtime
 
 
 def _refuse_forged(found: os.stat_result) -> None:
@@ -210,11 +230,12 @@ def _refuse_foreign(record: Record, session: str, uid: str, attempt: int, nonce:
         raise RecordError("its nonce is not the one that the attempt was given")
 
 
-def parse_record(data: bytes) -> Record:
+def parse_record(data: bytes, written: float | None = None) -> Record:
     """Understand a completion record.
 
     Args:
         data: a JSON object, with or without a newline behind it.
+        written: seconds since the epoch; by this clock it ended, if it has counted its seconds by another one.
 
     Raises:
         RecordError: it is torn, is no record, or says what cannot be.
@@ -224,7 +245,7 @@ def parse_record(data: bytes) -> Record:
     if version > _VERSION:
         raise RecordError(f"it has version {shortened(version)}, and only {_VERSION} is known here")
     exit_code, signal = _outcome(found)
-    start, end = _moment(found, "start"), _moment(found, "end")
+    start, end = _times(found, written)
     cpu_time, max_rss = _resources(_text(found, "times"), _text(found, "usage"))
     return Record(
         session=_text(found, "session"),
@@ -242,7 +263,30 @@ def parse_record(data: bytes) -> Record:
         native_id=_native_id(found),
         cpu_time=cpu_time,
         max_rss=max_rss,
+        oom_kills=_oom_kills(found),
+        cgroup=_text(found, "cgroup") if "cgroup" in found else "",
     )
+
+
+def _times(found: Mapping[str, Any], written: float | None) -> tuple[float, float]:
+    clock = found.get("clock")
+    if clock is None:
+        return _moment(found, "start"), _moment(found, "end")
+    if not isinstance(clock, list) or len(clock) != 2:
+        raise RecordError(f"its field 'clock' is {shortened(clock)} and not two times")
+    first, last = (_moment({"clock": value}, "clock") for value in clock)
+    end = last if written is None else written
+    return end - max(0.0, last - first), end
+
+
+def _oom_kills(found: Mapping[str, Any]) -> int | None:
+    counts = found.get("oom", [None, None])
+    if not isinstance(counts, list) or len(counts) != 2:
+        raise RecordError(f"its field 'oom' is {shortened(counts)} and not two counts")
+    if None in counts:
+        return None
+    before, after = (_whole({"oom": count}, "oom", 0) for count in counts)
+    return max(0, after - before)
 
 
 def _object_in(data: bytes) -> dict[str, Any]:

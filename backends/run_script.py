@@ -1,287 +1,169 @@
-"""The one script that a task runs as: POSIX sh that can be read, copied, and run by hand."""
+"""The scripts of one attempt: `run.sh`, the words of its runner, and `task.sh`, the words of its user."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from asyncflow_hpc.data import BOOKKEEPING
 
 from .evidence import marker_name, spool_of
-from .sandbox import own_variables, write_file
+from .runner import RUNNER, runner_place, write_runner
+from .sandbox import write_file
 from .staging import Plan
-from .staging.shell import functions, stage_in_lines, stage_out_lines
+from .staging.shell import names_of, stage_in_lines, stage_out_lines
+from .task_script import TaskScript
 
-__all__ = ["RunScript", "claimed_by", "forbid", "said", "script_path", "write_script"]
+__all__ = [
+    "Apart",
+    "Marks",
+    "RunScript",
+    "claimed_by",
+    "forbid",
+    "group_of",
+    "marks_of",
+    "said",
+    "script_path",
+    "write_script",
+]
 
 # Characters of what a script says about its failure.
 _LONGEST = 4000
 
-# Bytes that the record may have; a file system gives a file no less than that.
-_ROOM = 4000
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-# What ends a task from outside and leaves it some time; SIGKILL leaves none.
-_SIGNALS = ("HUP", "INT", "TERM", "USR1", "USR2", "XCPU")
+Apart = Literal["session", "group"]
+"""What a task gets of its own beside a process group: a session, or none, where a scheduler ends jobs by session."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunScript:
-    """Everything that the script of one attempt says.
+    """Everything that the runner of one attempt needs to know.
 
     Attributes:
-        uid, name: of the task.
-        session, sandbox: absolute paths; the sandbox is there already.
-        attempt: 0 for the first.
+        task: the user's part.
         nonce: which the completion record repeats.
-        argv: the launch line.
-        environment: to be exported before `pre_exec`.
         plan: the files.
-        cwd: directory to run in instead of the sandbox.
-        pre_exec, post_exec: lines of shell text.
+        umask: of the task, and of the targets of its outputs.
         native_id: shell words for what the scheduler calls the job.
         patience: seconds to wait for a file on a shared file system.
-        sweep: end what a command has left in the background, where nobody else does.
+        apart: what the task gets of its own.
+        forward: seconds from a signal that the runner hands on to the task until it kills it; None where signals reach
+            the task by themselves.
+        daemons: end what the task has left in other sessions, where nobody else does.
+        watched: the record may be read before the script has ended.
         durable: force the completion record to the disk: needed where it must outlive the machine.
         timer: GNU time, where the node has it; it tells the peak of memory.
         claim: only the job that comes first runs it; the same job may run it again, as when it was put back into the
             queue, until it has ended by itself. Where `native_id` gives nothing, it is run by hand.
     """
 
-    uid: str
-    name: str
-    session: str
-    sandbox: str
+    task: TaskScript
     nonce: str
-    argv: Sequence[str]
-    attempt: int = 0
-    environment: Mapping[str, str] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
-    cwd: str | None = None
-    pre_exec: Sequence[str] = ()
-    post_exec: Sequence[str] = ()
+    umask: int = 0o077
     native_id: str = "$$"
     patience: int = 0
-    sweep: bool = False
+    apart: Apart = "session"
+    forward: int | None = None
+    daemons: bool = False
+    watched: bool = True
     durable: bool = False
     timer: str | None = None
     claim: bool = False
 
     def text(self) -> str:
-        """Write the script."""
-        parts = [self._head(), _body(self.native_id, self.sweep, self.durable, self.claim), *functions(self.plan)]
-        parts += [*self._exports(), ""]
-        parts += [*self._stage_in(), ""]
-        if self.cwd is not None:
-            parts.append(f"cd -- {shlex.quote(self.cwd)} || asyncflow_fail {shlex.quote(f'{self.cwd} is not there')}")
-        if self.pre_exec:
-            parts += [
-                "asyncflow_stage=pre_exec",
-                *[f'{{ {line}\n}} 2>>"$asyncflow_err" || exit' for line in self.pre_exec],
-            ]
-        parts += ["asyncflow_stage=run", f"{self._launch()} </dev/null", "asyncflow_code=$?"]
-        if self.post_exec:
-            parts += self._after()
-        parts += ['[ "$asyncflow_code" -eq 0 ] || exit "$asyncflow_code"', "asyncflow_stage=stage_out"]
-        if self.pre_exec or self.cwd is not None:
-            parts.append(f"cd -- {shlex.quote(self.cwd or self.sandbox)} || asyncflow_fail 'its directory is gone'")
-        mark = f"{self.uid}.{self.attempt}.{self.nonce[:8]}"
-        parts += [*stage_out_lines(self.plan.promised, self.plan.deliveries, mark), "asyncflow_stage=run", "exit 0", ""]
-        return "\n".join(parts)
+        """Write run.sh."""
+        task, home = self.task, runner_place(self.task.session)
+        title = " ".join(f"{task.uid} {task.name!r}, attempt {task.attempt}".split())
+        lines = ["#!/bin/sh", f"# {title}: the words of its runner; the task itself is in task.sh."]
+        lines += [f"asyncflow_{name}={value}" for name, value in self._words().items()]
+        lines.append(f"asyncflow_task() {{ asyncflow_run {shlex.join(task.start())}; }}")
+        into, out = stage_in_lines(self.plan, self.patience), self._stage_out_lines()
+        if into or out:
+            lines += [f". {shlex.quote(f'{home}/stage.sh')}", *names_of(self.plan)]
+        lines += _function("asyncflow_stage_in", into) + _function("asyncflow_stage_out", out)
+        return "\n".join([*lines, f". {shlex.quote(f'{home}/run.sh')}", ""])
 
-    def _stage_in(self) -> list[str]:
-        lines = stage_in_lines(self.plan, self.patience)
-        if not self.claim or not lines:
-            return lines
-        # An earlier run of the same job has done it, and what that run wrote is there as well.
-        return ["if ! [ -e .asyncflow/staged ]; then", *lines, ": >.asyncflow/staged", "fi"]
+    def shown(self) -> str:
+        """Return all that runs on the node, for people."""
+        return "\n".join([self.text(), self.task.text(), RUNNER])
 
-    def _head(self) -> str:
+    def _words(self) -> Mapping[str, str]:
+        task = self.task
         own = {
-            "version": 1,
-            "session": os.path.basename(self.session),
-            "uid": self.uid,
-            "attempt": self.attempt,
+            "version": 2,
+            "session": os.path.basename(task.session),
+            "uid": task.uid,
+            "attempt": task.attempt,
             "nonce": self.nonce,
         }
-        # It stands in a comment.
-        title = " ".join(f"{self.uid} {self.name!r}, attempt {self.attempt}".split())
-        marker = f"{spool_of(self.session)}/{marker_name(self.uid, self.attempt)}"
-        return _HEAD.format(
-            title=title,
-            box=shlex.quote(self.sandbox),
-            out=shlex.quote(f"./{self.uid}.out"),
-            err=shlex.quote(f"{self.sandbox}/{self.uid}.err"),
-            marker=shlex.quote(marker),
-            own=shlex.quote(json.dumps(own)[1:-1]),
-        )
+        return {
+            "box": shlex.quote(task.sandbox),
+            "out": shlex.quote(f"./{task.uid}.out"),
+            "err": shlex.quote(f"{task.sandbox}/{task.uid}.err"),
+            "marker": shlex.quote(f"{spool_of(task.session)}/{marker_name(task.uid, task.attempt)}"),
+            "own": shlex.quote(json.dumps(own)[1:-1]),
+            "native": f'"{self.native_id}"',
+            "cwd": shlex.quote(task.cwd or ""),
+            "umask": f"{self.umask:04o}",
+            "apart": self.apart,
+            "forward": "" if self.forward is None else str(self.forward),
+            "timer": shlex.quote(self.timer or ""),
+            "lines": _flag(task.has_lines),
+            "daemons": _flag(self.daemons),
+            "watched": _flag(self.watched),
+            "durable": _flag(self.durable),
+            "claims": _flag(self.claim),
+        }
 
-    def _exports(self) -> list[str]:
-        own = own_variables(self.uid, self.session, self.sandbox, self.attempt)
-        variables = own | {name: value for name, value in self.environment.items() if _NAME.fullmatch(name)}
-        return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-
-    def _launch(self) -> str:
-        argv = list(self.argv)
-        odd = [f"{name}={value}" for name, value in self.environment.items() if not _NAME.fullmatch(name)]
-        if odd:
-            # No name for sh, but one for a program.
-            argv = ["env", "--", *odd, *argv]
-        line = " ".join(shlex.quote(word) for word in argv)
-        if self.timer is None:
-            return _started(line)
-        # It must outlive the command, which alone is to be ended by a signal; not every env can see to that.
-        signals = ",".join(_SIGNALS)
-        timer = f"{shlex.quote(self.timer)} -o {shlex.quote(self._own('usage'))} -f '%M %U %S' --"
-        timed = (
-            f"(trap '' {' '.join(_SIGNALS)}; {_started(f'{timer} env --default-signal={signals} {_BY_SH} {line}')[1:]}"
-        )
-        usable = f"[ -x {shlex.quote(self.timer)} ] && env --default-signal=TERM true 2>/dev/null"
-        return f"if {usable}; then {timed}; else {_started(line)}; fi"
-
-    def _after(self) -> list[str]:
-        # They run whatever came of the command, and their failure is the task's where it had none.
-        lines = ["asyncflow_last=0", '[ "$asyncflow_code" -ne 0 ] || asyncflow_stage=post_exec']
-        for line in self.post_exec:
-            lines.append(f'{{ {line}\n}} 2>>"$asyncflow_err" || asyncflow_last=$?')
-            lines.append('[ "$asyncflow_code" -ne 0 ] || [ "$asyncflow_last" -eq 0 ] || exit "$asyncflow_last"')
-        return lines
-
-    def _own(self, name: str) -> str:
-        return f"{self.sandbox}/{BOOKKEEPING}/{name}"
+    def _stage_out_lines(self) -> list[str]:
+        mark = f"{self.task.uid}.{self.task.attempt}.{self.nonce[:8]}"
+        return stage_out_lines(self.plan.promised, self.plan.deliveries, mark)
 
 
-# sh says why a program cannot be started as it does elsewhere.
-_BY_SH = "/bin/sh -c 'exec \"$@\"' sh"
+def _flag(value: bool) -> str:
+    return "yes" if value else ""
 
 
-def _started(line: str) -> str:
-    # What a shell says of a child that a signal ended goes to the script's own error output, not to the task's.
-    return f'(exec 2>>"$asyncflow_err"; exec {line})'
+def _function(name: str, lines: Sequence[str]) -> list[str]:
+    flag = name.replace("_stage_", "_stages_")
+    return [f"{flag}=yes", f"{name}() {{", *lines, "}"] if lines else [f"{flag}="]
 
 
-_HEAD = """\
-#!/bin/sh
-# {title}
-# shellcheck disable=SC2329
-# Stages its files, runs, and leaves its completion record in .asyncflow/exit.json.
-umask 077
-asyncflow_box={box}
-cd -- "$asyncflow_box" || exit 125
-asyncflow_out={out}
-asyncflow_err={err}
-asyncflow_marker={marker}
-asyncflow_own={own}
-"""
+class Marks(NamedTuple):
+    """What the runner has noted about the command of an attempt, apart from the record.
 
-_BEGIN = """\
-{claim}asyncflow_record=$asyncflow_box/.asyncflow/exit.json
-# Room for the record, should the disk be full at the end: else nothing is run.
-if ! printf '%{room}s\\n' '' >"$asyncflow_record.part"; then
-  rm -f -- "$asyncflow_record.part"{unclaim}
-  exit 125
-fi
-exec >>"$asyncflow_out" 2>>.asyncflow/script.log
-asyncflow_stage=stage_in asyncflow_code=0 asyncflow_noted='' asyncflow_missing=''
-asyncflow_start=$(date +%s)
-if [ -r /proc/sys/kernel/hostname ]; then
-  read -r asyncflow_host </proc/sys/kernel/hostname
-else
-  asyncflow_host=$(uname -n)
-fi
-printf '%s\\n' "$asyncflow_host" >.asyncflow/host
-{signals}
-"""
+    Attributes:
+        began: it has been started.
+        code: with which it ended, as a shell gives it; None where that was not noted.
+    """
 
-# Of symbolic links with one name, one alone can be made, on every file system.
-_CLAIM = """\
-asyncflow_native={native}
-if [ -n "$asyncflow_native" ] && ! ln -s -- "$asyncflow_native" .asyncflow/claim 2>/dev/null; then
-  asyncflow_first=$(readlink .asyncflow/claim)
-  if [ "$asyncflow_first" != "$asyncflow_native" ]; then
-    printf 'nothing is run: this task belongs to job %s, not to %s\\n' "$asyncflow_first" "$asyncflow_native" >&2
-    exit 75
-  elif [ -e .asyncflow/ended ]; then
-    echo 'nothing is run: this task has ended in an earlier run of its job' >&2
-    exit 75
-  fi
-  rm -f .asyncflow/exit.json .asyncflow/usage
-  for asyncflow_file in "$asyncflow_out" "$asyncflow_err"; do
-    : >"$asyncflow_file"
-  done
-fi
-"""
-
-# It was not ended from outside, so its record is final, and its driver has it or will.
-_ENDED = """\
-  if [ "$asyncflow_signal" = null ] && [ "$1" -le 128 ] && { [ "$1" -eq 0 ] || [ -z "$asyncflow_noted" ]; }; then
-    { :; } >"$asyncflow_box/.asyncflow/ended"
-  fi
-"""
-
-_FINISH = """
-asyncflow_fail() {{
-  printf '%s\\n' "$*" >"$asyncflow_box/.asyncflow/error"
-  exit 1
-}}
-
-# asyncflow_usage: what GNU time has written: a line about a signal, and the peak of memory and the CPU times
-asyncflow_usage() {{
-  asyncflow_signal=null asyncflow_used=
-  if [ -f "$asyncflow_box/.asyncflow/usage" ]; then
-    while read -r asyncflow_line; do
-      case $asyncflow_line in
-        'Command terminated by signal '*) asyncflow_signal=${{asyncflow_line##* }} ;;
-        'Command '*) ;;
-        *) asyncflow_used=$asyncflow_line ;;
-      esac
-    done <"$asyncflow_box/.asyncflow/usage"
-  fi
-}}
-
-# asyncflow_finish CODE: leave the completion record, whole or not at all, and then tell that it is there
-asyncflow_finish() {{
-  trap '' HUP INT TERM USR1 USR2 XCPU{sweep}
-  asyncflow_usage
-  {{ times; }} >"$asyncflow_box/.asyncflow/times"
-  {{ read -r asyncflow_times && read -r asyncflow_children; }} <"$asyncflow_box/.asyncflow/times"
-  [ "$asyncflow_stage" != stage_out ] || [ -z "$asyncflow_missing" ] || set -- 0
-{ended}  {{
-    printf '{{%s, "stage": "%s", "exit_code": %d, "signal": %s, "noted": "%s", "missing": [%s], ' \\
-      "$asyncflow_own" "$asyncflow_stage" "$1" "$asyncflow_signal" "$asyncflow_noted" "$asyncflow_missing" &&
-    printf '"start": %d, "end": %d, "host": "%s", "native_id": "%s", "times": "%s %s", "usage": "%s"}}\\n' \\
-      "$asyncflow_start" "$(date +%s)" "$asyncflow_host" "{native}" \\
-      "$asyncflow_times" "$asyncflow_children" "$asyncflow_used"
-  }} 1<>"$asyncflow_record.part"{sync} &&
-    mv -f -- "$asyncflow_record.part" "$asyncflow_record" && : >"$asyncflow_marker"
-}}
-trap 'asyncflow_finish $?' EXIT
-"""
+    began: bool
+    code: int | None
 
 
-@lru_cache
-def _body(native: str, sweep: bool, durable: bool, claim: bool) -> str:
-    """Write what is the same in the scripts of many attempts; about half of their text."""
-    begin = _BEGIN.format(
-        claim=_CLAIM.format(native=native) if claim else "",
-        unclaim=" .asyncflow/claim" if claim else "",
-        room=_ROOM,
-        signals="\n".join(f"trap 'asyncflow_noted={name}' {name}" for name in _SIGNALS),
-    )
-    finish = _FINISH.format(
-        native=native,
-        sweep="\n  kill -TERM 0" if sweep else "",
-        sync=' && sync -- "$asyncflow_record.part"' if durable else "",
-        ended=_ENDED if claim else "",
-    )
-    return begin + finish
+def marks_of(sandbox: str) -> Marks:
+    """Read the marks of an attempt; blocks as long as the file system does."""
+    try:
+        names = os.listdir(f"{sandbox}/{BOOKKEEPING}")
+    except OSError:
+        return Marks(False, None)
+    codes = [name.partition(".")[2] for name in names if name.startswith("code.")]
+    return Marks("began" in names, int(codes[0]) if codes and codes[0].isdecimal() else None)
+
+
+def group_of(sandbox: str) -> int | None:
+    """Return the process group of the task that runs in a sandbox of this machine; None where there is none yet."""
+    try:
+        with open(f"{sandbox}/{BOOKKEEPING}/group", encoding="ascii") as stream:
+            number = int(stream.read(20))
+    except (OSError, ValueError):
+        return None
+    return number if number > 1 else None
 
 
 def script_path(sandbox: str) -> str:
@@ -320,22 +202,25 @@ def said(sandbox: str) -> str:
 
 
 def write_script(script: RunScript) -> str:
-    """Write the script into its sandbox, which is there already.
+    """Write the scripts of an attempt into its sandbox, which is there already, and the runner into its session.
 
     Returns:
-        Its path.
+        The path of run.sh.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: they cannot be written.
     """
-    path = script_path(script.sandbox)
-    for directory in (os.path.dirname(path), spool_of(script.session)):
+    task = script.task
+    write_runner(task.session)
+    path = script_path(task.sandbox)
+    for directory in (os.path.dirname(path), spool_of(task.session)):
         # To make it in vain costs more than to look.
         if not os.path.isdir(directory):
             with suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
     write_file(path, os.fsencode(script.text()), 0o700)
+    write_file(f"{os.path.dirname(path)}/task.sh", os.fsencode(task.text()), 0o700)
     for ending in ("out", "err"):
         # The script appends to them, with whatever mask the node has.
-        write_file(f"{script.sandbox}/{script.uid}.{ending}", b"")
+        write_file(f"{task.sandbox}/{task.uid}.{ending}", b"")
     return path

@@ -7,7 +7,7 @@ import os
 from asyncflow_hpc.errors import SessionError
 from asyncflow_hpc.session import attempt_name, make_session
 
-__all__ = ["attempt_name", "make_sandbox", "make_session", "own_variables", "sandbox_of", "write_file"]
+__all__ = ["attempt_name", "current_umask", "make_sandbox", "make_session", "own_variables", "sandbox_of", "write_file"]
 
 
 def sandbox_of(session: str, uid: str, attempt: int = 0) -> str:
@@ -25,6 +25,21 @@ def make_sandbox(path: str) -> None:
         os.mkdir(path, 0o700)
     except OSError as error:
         raise SessionError(f"sandbox {path} cannot be made: {error.strerror}") from error
+
+
+def current_umask() -> int:
+    """Return the umask of this process without a change of it, which other threads would notice."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
+            for line in stream:
+                if line.startswith("Umask:"):
+                    return int(line.split()[1], 8)
+    except (OSError, ValueError):
+        pass
+    # No Linux, or one before 4.7.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def own_variables(uid: str, session: str, sandbox: str, attempt: int) -> dict[str, str]:

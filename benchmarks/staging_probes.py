@@ -153,6 +153,7 @@ def _bare(n: int, put: Callable[[str, str], object]) -> Sample:
 def fan_in_script(n: int) -> Sample:
     """n declared files linked by the run script, with the start of a shell and the record of its end."""
     from asyncflow_hpc.backends.run_script import RunScript, write_script
+    from asyncflow_hpc.backends.task_script import TaskScript
 
     _source(n)
     source, target = _task("task.000001"), _task("task.000002")
@@ -160,9 +161,8 @@ def fan_in_script(n: int) -> Sample:
     meter = Meter()
     _linked(source, target, _names(n))
     session, sandbox = os.path.abspath("session"), target["sandbox"]
-    script = RunScript(
-        uid="task.000002", name="t", session=session, sandbox=sandbox, nonce="0", argv=[TRUE], plan=_planned(target)
-    )
+    task = TaskScript(uid="task.000002", name="t", attempt=0, session=session, sandbox=sandbox, argv=[TRUE])
+    script = RunScript(task=task, nonce="0", plan=_planned(target), watched=False)
     subprocess.run(["/bin/sh", write_script(script)], check=True)
     return meter.sample(n)
 

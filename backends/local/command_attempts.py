@@ -11,10 +11,11 @@ from asyncflow_hpc.states import FailureCause, TaskState
 
 from ..away import result_of, take_verdict
 from ..evidence import read_record, record_path
-from ..run_script import RunScript, said, write_script
-from ..sandbox import make_sandbox
+from ..run_script import RunScript, group_of, said, write_script
+from ..sandbox import current_umask, make_sandbox
 from ..shortage import is_short
 from ..staging.apply import Survey, perform, survey
+from ..task_script import TaskScript
 from ..verdict import verdict_on
 from .attempts import Attempt
 from .functions import died_of_memory
@@ -75,19 +76,14 @@ class CommandAttempt(Attempt):
     def _start_script(self) -> None:
         task, description = self.task, self.description
         self._nonce = self.backend.session.nonce(task["uid"], self.number)
+        session = str(self.backend.session.path)
+        environment = {name: value for name, value in self._environment().items() if name != MARK}
         script = RunScript(
-            uid=task["uid"],
-            name=task["name"],
-            session=str(self.backend.session.path),
-            sandbox=self.sandbox,
+            task=TaskScript.of(task, description, session, self.sandbox, self.number, self._argv(), environment),
             nonce=self._nonce,
-            argv=self._argv(),
-            attempt=self.number,
-            environment={name: value for name, value in self._environment().items() if name != MARK},
             plan=self.plan,
-            cwd=description.cwd,
-            pre_exec=description.pre_exec,
-            post_exec=description.post_exec,
+            umask=current_umask(),
+            watched=False,
         )
         self._check_directory(description.cwd or self.sandbox)
         try:
@@ -97,7 +93,8 @@ class CommandAttempt(Attempt):
                 raise
             raise SessionError(f"the run script of {task['uid']} cannot be written: {error}") from error
         null = self.backend.null
-        self._child = self._spawner(self.sandbox, null, null)(["/bin/sh", path])
+        start = self._spawner(self.sandbox, null, null)
+        self._child = start(["/bin/sh", path], beside=functools.partial(group_of, self.sandbox))
 
     def _argv(self) -> list[str]:
         return launch_line(self.task, self.description)
@@ -125,7 +122,7 @@ class CommandAttempt(Attempt):
                 raise
             raise SessionError(f"{self._path(ending)} cannot be made: {error.strerror}") from error
 
-    def _spawner(self, cwd: str, out: int, err: int) -> Callable[[list[str]], Child]:
+    def _spawner(self, cwd: str, out: int, err: int) -> Callable[..., Child]:
         environment = {os.fsencode(k): os.fsencode(v) for k, v in self._environment().items()}
         self._kills_before = self.backend.kills_before
         return functools.partial(
@@ -180,7 +177,8 @@ class CommandAttempt(Attempt):
                 self.task["exception"] = f"it left no completion record; its script ended with {end.exit_code}"
             self._conclude(state, cause)
             return
-        verdict = verdict_on(record, self.plan.promised, self.description.cwd or self.sandbox, said(self.sandbox))
+        directory, on_oom = self.description.cwd or self.sandbox, self.description.on_oom
+        verdict = verdict_on(record, self.plan.promised, directory, said(self.sandbox), on_oom)
         if self._cause is not None:
             self._conclude(*self._judge_end(End(verdict.exit_code, verdict.signal), self._kills_before))
             return

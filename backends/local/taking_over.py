@@ -165,7 +165,7 @@ def _verdict(
     )
     if record is not None:
         task["started"], task["ended"] = record.start, record.end
-        return verdict_on(record, plan.promised, description.cwd or sandbox, "")
+        return verdict_on(record, plan.promised, description.cwd or sandbox, "", description.on_oom)
     if task.get("function") is not None and os.path.exists(_own(sandbox, ANSWER_FILE)):
         return Verdict(TaskState.DONE, exit_code=0)
     return None

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 from asyncflow_hpc.errors import TaskDescriptionError
 from asyncflow_hpc.task import TaskDescription
 
+from ..run_script import Apart
+
 __all__ = [
     "Dialect",
     "Options",
@@ -52,6 +54,18 @@ class Dialect(Protocol):
     @property
     def native_id(self) -> str:
         """Shell word for what it calls a job, in the job."""
+
+    @property
+    def apart(self) -> Apart:
+        """What a task gets of its own in a job; see `RunScript`."""
+
+    @property
+    def forward(self) -> int | None:
+        """Seconds from a signal to the runner until it kills the task; None where the task gets the signal, too."""
+
+    @property
+    def daemons(self) -> bool:
+        """Whether processes that leave the task's session outlive its job."""
 
     def job_name(self, name: str) -> str:
         """Make a name that it takes, and shows unchanged."""

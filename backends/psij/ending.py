@@ -14,12 +14,12 @@ from asyncflow_hpc.states import FailureCause, TaskState
 
 from ..away import left_by, take_left, take_record
 from ..evidence import Record
-from ..run_script import claimed_by, forbid, said
+from ..run_script import claimed_by, forbid, marks_of, said
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
 from .commands import CommandTimeoutError, clean_environment
-from .jobs import BatchJob, Phase, is_of, recorded, said_of, verdict_of
+from .jobs import BatchJob, Phase, is_of, needs_no_word, recorded, said_of, verdict_of
 from .scheduler import JobStatus, Meaning, Report, Settlement
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Ending:
                 hopeless = meaning is _LOST or (meaning.state is TaskState.CANCELED and job.never_ran)
                 record = await self._record(job, 0.0 if hopeless else self._backend.patience)
             text = await self._in_thread(said, job.sandbox) if record is not None and record.in_staging else ""
-            verdict = verdict_of(job, record, meaning, settlement, text)
+            marks = await self._in_thread(marks_of, job.sandbox) if record is None and settlement is not None else None
+            verdict = verdict_of(job, record, meaning, settlement, text, marks)
             if job.phase is Phase.ENDED:
                 # Its submission was given up meanwhile, and the task's dict may be of another attempt by now.
                 return
@@ -112,10 +113,11 @@ class Ending:
 
     async def _asked_scheduler(self, job: BatchJob, record: Record | None) -> tuple[Meaning | None, Settlement | None]:
         """Ask the scheduler what it knows of a job, where the record does not say it all."""
-        if record is not None and record.ended_by_itself:
-            return None, None
         scheduler = self._backend.scheduler
-        if job.status is not None and job.unseen_since is None and scheduler.meaning(job.status).final:
+        known = job.status is not None and job.unseen_since is None and scheduler.meaning(job.status).final
+        if record is not None and needs_no_word(job, record) and not known:
+            return None, None
+        if known and job.status is not None:
             return await self._settled(job, job.status)
         # From here on only a fresh answer counts.
         report = await self._backend.queue.report()

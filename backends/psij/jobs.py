@@ -10,11 +10,12 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
 from ..evidence import Record, read_record, record_path
+from ..run_script import Marks
 from ..staging import Plan
 from ..verdict import Verdict, verdict_on
 from .scheduler import UNKNOWN, JobStatus, Meaning, Report, Scheduler, Settlement
 
-__all__ = ["BatchJob", "Phase", "is_of", "recorded", "said_of", "verdict_of"]
+__all__ = ["BatchJob", "Phase", "is_of", "needs_no_word", "recorded", "said_of", "verdict_of"]
 
 
 class Phase(Enum):
@@ -114,9 +115,23 @@ _OUTSIDE = frozenset(
     }
 )
 
+# With these something is ended; USR1 and USR2 may be no more than a warning.
+_ENDING = frozenset({"HUP", "INT", "TERM", "XCPU"})
+
+
+def needs_no_word(job: BatchJob, record: Record) -> bool:
+    """Tell whether the record alone says how the attempt ended: nothing from outside can have ended it."""
+    overdue = job.description.walltime is not None and record.end - record.start >= job.description.walltime
+    return record.ended_by_itself and job.asked is None and not overdue
+
 
 def verdict_of(
-    job: BatchJob, record: Record | None, meaning: Meaning | None, settlement: Settlement | None, said: str
+    job: BatchJob,
+    record: Record | None,
+    meaning: Meaning | None,
+    settlement: Settlement | None,
+    said: str,
+    marks: Marks | None = None,
 ) -> Verdict | None:
     """Judge a job by what is known of its end.
 
@@ -125,36 +140,56 @@ def verdict_of(
         meaning: of the state in which the scheduler has it, if it knows it.
         settlement: how the scheduler says that it ended.
         said: what the script said when staging failed.
+        marks: of its command, where there is no record.
 
     Returns:
         The verdict, or None where it may still run, or run again.
     """
     if record is None:
-        return _without_record(job, meaning, settlement)
-    verdict = verdict_on(record, job.plan.promised, job.description.cwd or job.sandbox, said)
-    if record.ended_by_itself:
-        return verdict
-    # It was ended from outside: by whom, and whether it will run again, the scheduler knows.
-    if meaning is not None and not meaning.final:
+        return _without_record(job, meaning, settlement, marks)
+    description = job.description
+    verdict = verdict_on(record, job.plan.promised, description.cwd or job.sandbox, said, description.on_oom)
+    if meaning is not None and not meaning.final and not needs_no_word(job, record):
+        # By whom it was ended, and whether it will run again, the scheduler knows.
         return None
-    # A Python that is interrupted while it starts makes an exit code of the signal.
-    if record.signal is None and job.task.get("function") is None:
+    cause = _outside(job, record, meaning)
+    if cause is FailureCause.MEMORY and description.on_oom == "warn" and verdict.state is TaskState.DONE:
         return verdict
-    return _ended_from_outside(job, record, verdict, meaning)
+    if cause is not None:
+        state = TaskState.CANCELED if cause is FailureCause.CANCELLED else TaskState.FAILED
+        return Verdict(state, cause, verdict.exit_code, verdict.signal, _text(job, cause))
+    if verdict.state is TaskState.DONE and meaning is None and _asked_to_end(record):
+        text = f"signal {record.noted} came from outside, and the scheduler does not know its job any more"
+        return Verdict(TaskState.FAILED, FailureCause.SIGNAL, verdict.exit_code, text=text)
+    return verdict
 
 
-def _ended_from_outside(job: BatchJob, record: Record, verdict: Verdict, meaning: Meaning | None) -> Verdict:
-    cause = job.asked
-    if cause is None and meaning is not None and meaning.cause in _OUTSIDE:
-        cause = meaning.cause
-    if cause is None and meaning is not None and "TERM" in record.noted and not _used_up(job, record):
-        cause = meaning.if_sent_term
-    if cause is None and _used_up(job, record):
-        cause = FailureCause.WALLTIME
-    if cause is None:
-        return verdict
-    state = TaskState.CANCELED if cause is FailureCause.CANCELLED else TaskState.FAILED
-    return Verdict(state, cause, verdict.exit_code, verdict.signal, _text(job, cause))
+def _outside(job: BatchJob, record: Record, meaning: Meaning | None) -> FailureCause | None:
+    """Say what ended an attempt from outside, whatever its exit code; None where it ended by itself."""
+    if meaning is not None and meaning.cause in _OUTSIDE:
+        return job.asked or meaning.cause
+    if needs_no_word(job, record):
+        return None
+    by_itself = meaning is not None and (meaning.state is TaskState.DONE or meaning.cause is FailureCause.EXIT_CODE)
+    if record.signal is None and not record.noted:
+        return None
+    if job.asked is not None:
+        return job.asked
+    sent_term = meaning.if_sent_term if meaning is not None and "TERM" in record.noted else None
+    if sent_term is not None and not _used_up(job, record):
+        return sent_term
+    if by_itself and record.signal is None and sent_term is None:
+        # A Python that is interrupted while it starts makes an exit code of the signal.
+        return None if job.task.get("function") is None or record.exit_code == 0 else _walltime(job, record)
+    return _walltime(job, record)
+
+
+def _walltime(job: BatchJob, record: Record) -> FailureCause | None:
+    return FailureCause.WALLTIME if _used_up(job, record) else None
+
+
+def _asked_to_end(record: Record) -> bool:
+    return not _ENDING.isdisjoint(record.noted.split())
 
 
 def _used_up(job: BatchJob, record: Record) -> bool:
@@ -164,23 +199,28 @@ def _used_up(job: BatchJob, record: Record) -> bool:
     return "USR2" in record.noted or (over and record.noted != "")
 
 
-def _without_record(job: BatchJob, meaning: Meaning | None, settlement: Settlement | None) -> Verdict | None:
+def _without_record(
+    job: BatchJob, meaning: Meaning | None, settlement: Settlement | None, marks: Marks | None
+) -> Verdict | None:
     if meaning is None or not meaning.final:
         return None
     if job.asked is not None:
         state = TaskState.CANCELED if job.asked is FailureCause.CANCELLED else TaskState.FAILED
         return Verdict(state, job.asked, text=_text(job, job.asked))
-    if settlement is not None and _counts(settlement):
+    if settlement is not None and _counts(settlement, marks):
         return settlement.verdict
     # That its script ended is no evidence of what the task did.
     return Verdict(TaskState.FAILED, FailureCause.LOST, text=f"it left no completion record; {_native(job.status)}")
 
 
-def _counts(settlement: Settlement) -> bool:
-    """Tell whether a settlement stands without a record: only accounting shows that a task ended well."""
+def _counts(settlement: Settlement, marks: Marks | None) -> bool:
+    """Tell whether a settlement stands without a record.
+
+    Only accounting shows that a job ended well, and only the runner that the task's command was part of it.
+    """
     verdict = settlement.verdict
     if verdict.state is TaskState.DONE:
-        return settlement.by == "accounting"
+        return settlement.by == "accounting" and marks is not None and marks.began and marks.code in (None, 0)
     return verdict.cause is not FailureCause.EXIT_CODE
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.task import TaskDescription
 
+from ..run_script import Apart
 from .dialect import Options, Submission, directives, native_options, one_line, spread, words_of
 from .mpi import mpi_launch_line
 
@@ -37,6 +38,10 @@ class LsfDialect:
     name = "lsf"
     namespace = "lsf"
     native_id = "$LSB_JOBID"
+    # bkill may reach no more than the process group of the job; ten seconds later it kills.
+    apart: Apart = "group"
+    forward: int | None = 8
+    daemons = True
 
     def job_name(self, name: str) -> str:
         """Replace what LSF reads as an array or a job group, or cuts off."""

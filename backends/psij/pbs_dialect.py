@@ -17,6 +17,7 @@ from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.errors import TaskDescriptionError
 from asyncflow_hpc.task import TaskDescription
 
+from ..run_script import Apart
 from .dialect import Options, Submission, clock, directives, native_options, one_line, spread, words_of
 from .mpi import mpi_launch_line
 
@@ -45,6 +46,10 @@ class PbsDialect:
     name = "pbs"
     namespace = "pbs"
     native_id = "$PBS_JOBID"
+    # pbs_mom signals and kills the session of a job, and nothing else.
+    apart: Apart = "group"
+    forward: int | None = None
+    daemons = True
 
     def job_name(self, name: str) -> str:
         """Replace what PBS refuses in a name."""

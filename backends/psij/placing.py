@@ -20,8 +20,9 @@ from asyncflow_hpc.task import command_of
 from ..away import PickledCall, runner_argv
 from ..pickling import FunctionPickles
 from ..run_script import RunScript, forbid, script_path, write_script
-from ..sandbox import make_sandbox
+from ..sandbox import current_umask, make_sandbox
 from ..shortage import is_short
+from ..task_script import TaskScript
 from .commands import CommandTimeoutError
 from .jobs import BatchJob, is_of, recorded
 from .scheduler import Transient
@@ -119,30 +120,26 @@ class Placing:
             argv = runner_argv(self._backend.python, job.sandbox)
         else:
             argv = argv_of(command_of(task), description.shell)
+        dialect = self._backend.dialect
+        line = dialect.launch_line(argv, description, self._backend.python)
         return RunScript(
-            uid=job.uid,
-            name=task["name"],
-            session=job.session,
-            sandbox=job.sandbox,
+            task=TaskScript.of(task, description, job.session, job.sandbox, job.attempt, line, description.environment),
             nonce=job.nonce,
-            attempt=job.attempt,
-            argv=self._backend.dialect.launch_line(argv, description, self._backend.python),
-            environment=description.environment,
             plan=job.plan,
-            cwd=description.cwd,
-            pre_exec=description.pre_exec,
-            post_exec=description.post_exec,
-            native_id=self._backend.dialect.native_id,
+            umask=current_umask(),
+            native_id=dialect.native_id,
             patience=self._backend.patience,
-            sweep=True,
+            apart=dialect.apart,
+            forward=dialect.forward,
+            daemons=dialect.daemons,
             durable=True,
             timer="/usr/bin/time",
             claim=True,
         )
 
     def preview(self, job: BatchJob) -> str:
-        """Return the batch script of a job, and the run script that it starts."""
-        return f"{batch_script(self._backend.dialect, self._spec(job))}\n{self._script(job).text()}"
+        """Return the scripts of a job: what is submitted, the words of its runner, the task, and the runner."""
+        return f"{batch_script(self._backend.dialect, self._spec(job))}\n{self._script(job).shown()}"
 
     def _spec(self, job: BatchJob) -> Any:
         dialect, description = self._backend.dialect, job.description

@@ -11,6 +11,7 @@ from typing import Any
 from asyncflow_hpc.task import TaskDescription
 
 from ..remembered import Remembered
+from ..run_script import Apart
 from .dialect import Options, Submission, directives, native_options, words_of
 
 __all__ = ["SlurmDialect"]
@@ -60,6 +61,10 @@ class SlurmDialect:
     name = "slurm"
     namespace = "slurm"
     native_id = "$SLURM_JOB_ID"
+    # slurmd knows the processes of a job by themselves, whatever group and session they are in.
+    apart: Apart = "session"
+    forward: int | None = None
+    daemons = False
 
     def job_name(self, name: str) -> str:
         """Return the name as it is: Slurm takes any."""

@@ -233,7 +233,7 @@ class RadicalExecutionBackend(SandboxBackend):
 
     def preview(self, task: Task) -> str:
         """Return the run script that a task would run as."""
-        return Placing(self).script(self.job_of(task)).text()
+        return Placing(self).script(self.job_of(task)).shown()
 
     def _fetched(self, job: PilotJob, failure: Exception | None) -> None:
         if failure is None:

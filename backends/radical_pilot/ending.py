@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ..away import left_by, take_left
 from ..evidence import Record
 from ..local.processes import kill_marked
 from ..psij.commands import CommandTimeoutError, run_blocking
-from ..run_script import said, script_path
+from ..run_script import group_of, said, script_path
 from ..sandbox import sandbox_of
 from ..verdict import Verdict
 from .dispatching import TaskEvent
@@ -200,20 +201,22 @@ class Ending:
         if native is not None:
             # It ends with its worker; but not before now, perhaps.
             if "@" in native:
-                await self._signal(native, "KILL")
+                await self._signal(native, job.sandbox, "KILL")
             else:
                 await self._in_thread(end_processes, int(native), job.sandbox, 0.0)
         if job.phase is not Phase.ENDED and job.attempt == attempt:
             job.begun, job.told = native is not None, told
             self.look_at(job)
 
-    async def _signal(self, native: str, *names: str) -> None:
-        """Send signals to a process, with all its group, in an allocation of Slurm."""
+    async def _signal(self, native: str, sandbox: str, *names: str) -> None:
+        """Send signals to a runner and to its task, in an allocation of Slurm."""
         step, _, process = native.partition("@")
         node, _, pid = process.rpartition(":")
-        kills = "; ".join(f"kill -{name} -{pid}" for name in names)
+        kills = "; ".join(f'kill -{name} -{pid}; [ -z "$task" ] || kill -{name} "-$task"' for name in names)
+        script = f'task=""; [ ! -r "$1" ] || read -r task <"$1"; {kills}'
+        group = f"{sandbox}/.asyncflow/group"
         job_id = step.partition(".")[0]
-        await self._command(*_IN_JOB, f"--jobid={job_id}", f"--nodelist={node}", "/bin/sh", "-c", kills)
+        await self._command(*_IN_JOB, f"--jobid={job_id}", f"--nodelist={node}", "/bin/sh", "-c", script, "sh", group)
 
     async def _end_step(self, job: PilotJob, native: str) -> None:
         """End what runs in an allocation of Slurm.
@@ -222,7 +225,7 @@ class Ending:
         """
         job_id = native.partition(".")[0]
         for names in (("TERM", "CONT"), ("KILL",)):
-            await self._signal(native, *names)
+            await self._signal(native, job.sandbox, *names)
             if await self._ended_within(job, _GRACE):
                 break
         steps = await self._steps_of(job_id, job.rp_uid)
@@ -277,15 +280,24 @@ def end_processes(pid: int, sandbox: str, grace: float) -> None:
         if script_path(sandbox) in script.cmdline() or os.path.samefile(script.cwd(), sandbox):
             group = os.getpgid(pid)
             if group == pid:
-                os.killpg(group, signal.SIGTERM)
-                os.killpg(group, signal.SIGCONT)
+                task = group_of(sandbox)
+                _signal_groups((group, task), signal.SIGTERM, signal.SIGCONT)
                 _wait_for(script, grace)
-                os.killpg(group, signal.SIGKILL)
+                _signal_groups((group, task), signal.SIGKILL)
             else:
                 script.terminate()
                 _wait_for(script, grace)
                 script.kill()
     kill_marked("ASYNCFLOW_SANDBOX", sandbox)
+
+
+def _signal_groups(groups: Iterable[int | None], *numbers: signal.Signals) -> None:
+    # The runner's own group first: so it notes the signal before the task has ended of it.
+    for group in groups:
+        for number in numbers:
+            if group is not None:
+                with suppress(OSError):
+                    os.killpg(group, number)
 
 
 def _wait_for(process: psutil.Process, seconds: float) -> None:

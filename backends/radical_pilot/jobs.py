@@ -148,7 +148,8 @@ def verdict_of(job: PilotJob, record: Record | None, said: str, remote: bool) ->
     """
     if record is None:
         return None if job.told is None else _without_record(job, job.told)
-    verdict = verdict_on(record, job.plan.promised, job.description.cwd or job.sandbox, said)
+    directory, on_oom = job.description.cwd or job.sandbox, job.description.on_oom
+    verdict = verdict_on(record, job.plan.promised, directory, said, on_oom)
     if record.ended_by_itself or (job.asked is None and not ended_from_outside(record, remote)):
         return verdict
     cause = job.asked or (job.told.cause if job.told is not None else None)

@@ -30,7 +30,8 @@ from ..psij.commands import clean_environment
 from ..psij.mpi import RANKS
 from ..psij.slurm_dialect import SlurmDialect
 from ..run_script import RunScript, script_path, write_script
-from ..sandbox import make_sandbox, sandbox_of
+from ..sandbox import current_umask, make_sandbox, sandbox_of
+from ..task_script import TaskScript
 from .jobs import PilotJob
 from .raptor import call_task, server_text, why_not
 from .translation import native_options, plain_name, rp_task
@@ -208,22 +209,14 @@ class Placing:
             argv = runner_argv(self._backend.python, job.sandbox)
         else:
             argv = argv_of(command_of(task), description.shell)
+        line, environment = self._launch_line(argv, job), self._environment(job)
         return RunScript(
-            uid=job.uid,
-            name=task["name"],
-            session=job.session,
-            sandbox=job.sandbox,
+            task=TaskScript.of(task, description, job.session, job.sandbox, job.attempt, line, environment),
             nonce=job.nonce,
-            attempt=job.attempt,
-            argv=self._launch_line(argv, job),
-            environment=self._environment(job),
             plan=job.plan,
-            cwd=description.cwd,
-            pre_exec=description.pre_exec,
-            post_exec=description.post_exec,
+            umask=current_umask(),
             native_id=_STEP if settings.kind == "slurm" else _PROCESS,
             patience=int(self._backend.patience),
-            sweep=True,
             # On this machine the record dies with those who read it.
             durable=settings.kind != "local",
             claim=True,

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from .plan import Delivery, Dependency, Plan, Transfer, directories_around
 
-__all__ = ["functions", "stage_in_lines", "stage_out_lines"]
+__all__ = ["FUNCTIONS", "names_of", "stage_in_lines", "stage_out_lines"]
 
 # Characters of one command, so that no list of arguments gets too long for a kernel.
 _LONGEST = 60_000
@@ -189,22 +189,16 @@ def _quoted(name: str) -> str:
     return shlex.quote(f"./{name}")
 
 
-def functions(plan: Plan) -> list[str]:
-    """Write the shell functions that the lines for a plan call.
-
-    The script must have `asyncflow_fail MESSAGE`, which ends it.
-    """
-    parts = [_LOOK, _PUT] if plan.stages_in else []
-    if plan.dependencies:
-        reserved = plan.reserved()
-        parts += [
-            _TREES,
-            "# Names of declared files, which no file of a dependency takes, nor those of the directories around them",
-            _case("asyncflow_declared", reserved.union(directories_around(reserved))),
-            _case("asyncflow_declared_dir", reserved),
-            "",
-        ]
-    return [*parts, *([_EXPECT] if plan.promised else []), *([_DELIVER] if plan.deliveries else [])]
+def names_of(plan: Plan) -> list[str]:
+    """Write the functions that know the names of a plan; FUNCTIONS call them."""
+    if not plan.dependencies:
+        return []
+    reserved = plan.reserved()
+    return [
+        "# Names of declared files, which no file of a dependency takes, nor those of the directories around them",
+        _case("asyncflow_declared", reserved.union(directories_around(reserved))),
+        _case("asyncflow_declared_dir", reserved),
+    ]
 
 
 def stage_in_lines(plan: Plan, patience: int) -> list[str]:
@@ -341,3 +335,7 @@ def stage_out_lines(promised: Sequence[str], deliveries: Sequence[Delivery], mar
 
 def _path(name: str) -> str:
     return shlex.quote(name) if os.path.isabs(name) else _quoted(name)
+
+
+FUNCTIONS = "\n".join([_LOOK, _PUT, _TREES, _EXPECT, _DELIVER])
+"""What the lines for a plan call; the script must have `asyncflow_fail MESSAGE`, which ends it."""

@@ -15,7 +15,9 @@ import pytest
 
 from asyncflow_hpc.backends.evidence import Record, read_record, record_path
 from asyncflow_hpc.backends.run_script import RunScript, claimed_by, forbid, write_script
+from asyncflow_hpc.backends.runner import RUNNER, STAGE, STEP
 from asyncflow_hpc.backends.staging import Delivery, Dependency, Plan, Transfer
+from asyncflow_hpc.backends.task_script import TaskScript
 from asyncflow_hpc.backends.verdict import verdict_on
 from asyncflow_hpc.states import FailureCause, TaskState
 
@@ -34,6 +36,16 @@ FULL = Plan(
 )
 
 
+OF_TASK = {"shell", "environment", "inherited", "cwd", "pre_exec", "post_exec"}
+
+
+def script(sandbox: str, argv: list[str], name: str = "n", **more: Any) -> RunScript:
+    of_task = {key: more.pop(key) for key in OF_TASK & more.keys()}
+    session = str(Path(sandbox).parent)
+    task = TaskScript(uid="task.000007", name=name, attempt=0, session=session, sandbox=sandbox, argv=argv, **of_task)
+    return RunScript(task=task, nonce="abc", **more)
+
+
 class Run:
     """A script in a sandbox of its own."""
 
@@ -43,8 +55,7 @@ class Run:
         self.sandbox.mkdir(parents=True)
 
     def write(self, argv: list[str], **more: Any) -> str:
-        values = {"uid": "task.000007", "name": "n", "nonce": "abc", "sandbox": str(self.sandbox), "argv": argv}
-        return write_script(RunScript(session=str(self.sandbox.parent), **values, **more))
+        return write_script(script(str(self.sandbox), argv, **more))
 
     def command(self, *argv: str, **more: Any) -> tuple[int, Record]:
         ended = subprocess.run([*self.shell, self.write(list(argv), **more)], stdin=subprocess.DEVNULL, timeout=60)
@@ -92,7 +103,8 @@ def test_gnu_time_tells_memory_and_signals_apart(run: Run) -> None:
     code = "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.killpg(0, signal.SIGTERM); print('on')"
     script = run.write([sys.executable, "-c", code], timer=timer)
     assert subprocess.Popen([*run.shell, script], start_new_session=True, stdin=subprocess.DEVNULL).wait(60) == 0
-    assert run.record().noted == "TERM" and "on" in run.text("task.000007.out")
+    # Its group is not that of the runner.
+    assert run.record().noted == "" and "on" in run.text("task.000007.out")
     _, record = run.command("sh", "-c", "kill -TERM $$", timer=timer)
     assert record.signal == signal.SIGTERM
 
@@ -118,7 +130,8 @@ def test_lines_around_the_command(run: Run) -> None:
 )
 def test_lines_that_fail_or_leave(run: Run, lines: Any, stage: str, code: int) -> None:
     returned, record = run.command("true", **lines)
-    assert (returned, record.stage, record.exit_code) == (code, stage, code)
+    # The job has failed in any case.
+    assert (returned, record.stage, record.exit_code) == (code or 125, stage, code)
     assert verdict_on(record, (), "", "").state is TaskState.FAILED
     assert "never" not in run.text("task.000007.out")
 
@@ -142,7 +155,8 @@ def test_a_signal_before_the_end_is_noted(run: Run) -> None:
 
 
 def test_a_group_that_is_ended_leaves_a_record(run: Run) -> None:
-    code = "import os, signal; os.killpg(0, signal.SIGTERM)"
+    # The runner leads the group of the job.
+    code = "import os, signal; os.killpg(os.getppid(), signal.SIGTERM); os.killpg(0, signal.SIGTERM)"
     script = run.write([sys.executable, "-c", code])
     process = subprocess.Popen([*run.shell, script], start_new_session=True, stdin=subprocess.DEVNULL)
     process.wait(60)
@@ -192,14 +206,12 @@ def test_a_record_that_cannot_be_written_is_none(run: Run) -> None:
     "more", [{}, {"timer": "/usr/bin/time", "durable": True, "cwd": "/tmp/x y", "claim": True}], ids=["", "more"]
 )
 def test_shellcheck_finds_nothing(plan: Plan, more: Any) -> None:
-    values = {"uid": "task.000002", "name": "a 'name'\n", "session": "/s", "sandbox": "/s/task.000002", "nonce": "ab"}
     lines = {"pre_exec": ["true"], "post_exec": ["true"], "environment": {"A.B": "1", "X": "'"}}
-    text = RunScript(**values, argv=["/bin/true", "x y", "'"], plan=plan, **lines, **more).text()
-    checked = subprocess.run(
-        [shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck")), "-s", "sh", "-"],
-        input=text, text=True, capture_output=True,
-    )  # fmt: skip
-    assert checked.stdout == "" and checked.returncode == 0
+    written = script("/s/task.000007", ["/bin/true", "x y", "'"], "a 'name'\n", plan=plan, **lines, **more)
+    for text in (f"{written.text()}{RUNNER}", written.task.text(), STAGE, STEP):
+        program = shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck"))
+        checked = subprocess.run([program, "-s", "sh", "-e", "SC1091", "-"], input=text, text=True, capture_output=True)
+        assert checked.stdout == "" and checked.returncode == 0
 
 
 def of_job(run: Run, number: str, argv: list[str], **more: Any) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from asyncflow_hpc.backends.run_script import RunScript, write_script
 from asyncflow_hpc.backends.staging import Delivery, Dependency, Plan, Transfer
 from asyncflow_hpc.backends.staging.apply import deliver, missing, perform, survey
+from asyncflow_hpc.backends.task_script import TaskScript
 from asyncflow_hpc.errors import StagingError
 
 # What a sandbox may hold: a tree of names, with files, links to files in it or elsewhere, and directories.
@@ -76,9 +77,8 @@ def in_python(plan: Plan, sandbox: Path) -> bool:
 
 def in_shell(plan: Plan, sandbox: Path, shell: list[str], **more: Any) -> bool:
     session = str(sandbox.parent)
-    script = RunScript(
-        uid="task.000009", name="t", session=session, sandbox=str(sandbox), nonce="ab", argv=["true"], plan=plan, **more
-    )
+    task = TaskScript(uid="task.000009", name="t", attempt=0, session=session, sandbox=str(sandbox), argv=["true"])
+    script = RunScript(task=task, nonce="ab", plan=plan, **more)
     ended = subprocess.run([*shell, write_script(script)], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     assert ended.stderr == b"", ended.stderr
     said = (sandbox / "task.000009.err").read_text()

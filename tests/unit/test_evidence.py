@@ -90,7 +90,7 @@ def test_a_field_that_nobody_knows_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"version": 2}, "version 2"), ({"version": 0}, "'version'"), ({"version": True}, "'version'"),
+    ({"version": 3}, "version 3"), ({"version": 0}, "'version'"), ({"version": True}, "'version'"),
     ({"session": None}, "'session'"), ({"uid": 1}, "'uid'"), ({"attempt": -1}, "'attempt'"),
     ({"attempt": 100_000}, "'attempt'"), ({"attempt": 0.0}, "'attempt'"), ({"attempt": False}, "'attempt'"),
     ({"nonce": 1}, "'nonce'"), ({"stage": "lunch"}, "'stage'"), ({"stage": None}, "'stage'"),
@@ -287,7 +287,7 @@ def test_a_nonce_is_never_logged(path: Path, caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.parametrize(("data", "reason"), [
-    (written()[:-3], "torn"), (b"", "torn"), (written(version=2), "version 2"),
+    (written()[:-3], "torn"), (b"", "torn"), (written(version=3), "version 3"),
     (written(host="x" * 70_000), "larger"), (written() + b" " * 70_000, "larger"),
 ])  # fmt: skip
 def test_a_broken_record_is_refused(path: Path, caplog: pytest.LogCaptureFixture, data: bytes, reason: str) -> None:

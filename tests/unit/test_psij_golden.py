@@ -15,6 +15,7 @@ import pytest
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
 from asyncflow_hpc.backends.psij.jobs import BatchJob
 from asyncflow_hpc.backends.psij.placing import Placing
+from asyncflow_hpc.backends.runner import RUNNER
 from asyncflow_hpc.backends.staging import Plan
 from asyncflow_hpc.task import TaskDescription
 
@@ -30,17 +31,15 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 def preview_on(backend: PsijExecutionBackend, description: TaskDescription) -> str:
-    """Write the batch script of a task, and the lines of its run script that set up and start it."""
+    """Write the batch script of a task, and its task.sh."""
     session, name = "/scratch/me/my runs/session.000001", "session.000001.task.000001"
     task: Any = {"uid": "task.000001", "name": "simulate", "command": ["./simulate", "in put.dat"]}
     task["description"] = description
     job = BatchJob(task, backend.describe(task), Plan(), name, session, f"{session}/task.000001", "0" * 32)
-    batch, _, run = Placing(backend, 60.0).preview(job).partition("\n\n")
-    launch = run.partition("\nasyncflow_stage=run\n")[2].partition("; else ")[2].partition("; fi </dev/null")[0]
-    script = f"{job.sandbox}/.asyncflow/run.sh"
-    lines = "".join(f"{line}\n" for line in job.description.pre_exec)
-    before = f"# {script} sets up with:\n{lines}\n" if lines else ""
-    text = f"{batch}\n\n{before}# {script} starts the task with:\n{launch}\n"
+    batch, *_, scripts = Placing(backend, 60.0).preview(job).partition("\n\n")
+    task_script = scripts.rpartition("#!/bin/sh")[2].partition(RUNNER)[0].rstrip("\n")
+    text = f"{batch}\n\n# {job.sandbox}/.asyncflow/task.sh\n#!/bin/sh{task_script}\n"
+    text = re.sub(r"runner\.[0-9a-f]{12}", "runner", text)
     # Quoted where this checkout has a space in its path.
     return re.sub(rf"'?{re.escape(str(BACKENDS))}([\w/.]*)'?", r"BACKENDS\1", text)
 

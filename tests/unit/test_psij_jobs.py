@@ -15,6 +15,7 @@ from asyncflow_hpc.backends.psij.pbs_classic import PbsClassic
 from asyncflow_hpc.backends.psij.scheduler import JobStatus, Meaning, Report, Settlement
 from asyncflow_hpc.backends.psij.slurm import Slurm
 from asyncflow_hpc.backends.psij.slurm_states import STATES
+from asyncflow_hpc.backends.run_script import Marks
 from asyncflow_hpc.backends.staging import Plan
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import TaskDescription
@@ -52,7 +53,33 @@ def judged(made: BatchJob, found: Record | None) -> Any:
         (job(state="FAILED"), record(), "DONE", None),
         (job(), record(code=7), "FAILED", "EXIT_CODE"),
         (job(FailureCause.CANCELLED), record(), "DONE", None),
-        (job(FailureCause.CANCELLED), record(code=3, noted="TERM"), "FAILED", "EXIT_CODE"),
+        (job(FailureCause.CANCELLED), record(code=3, noted="TERM"), "CANCELED", "CANCELLED"),
+        (job(FailureCause.CANCELLED), record(noted="TERM"), "CANCELED", "CANCELLED"),
+        (job(FailureCause.CANCELLED, state="CANCELLED"), record(), "CANCELED", "CANCELLED"),
+        (job(FailureCause.CANCELLED, state="COMPLETED"), record(), "DONE", None),
+        (job(FailureCause.WALLTIME, state="CANCELLED"), record(noted="TERM"), "FAILED", "WALLTIME"),
+        # A handler of SIGTERM may end with any code: what sent the signal decides.
+        *[
+            (job(state=word), record(code=code, noted="TERM"), state, cause)
+            for code in (0, 3)
+            for word, state, cause in (
+                ("TIMEOUT", "FAILED", "WALLTIME"),
+                ("PREEMPTED", "FAILED", "PREEMPTED"),
+                ("CANCELLED", "CANCELED", "CANCELLED"),
+                ("NODE_FAIL", "FAILED", "NODE_FAILURE"),
+                ("OUT_OF_MEMORY", "FAILED", "MEMORY"),
+            )
+        ],
+        (job(state="OUT_OF_MEMORY"), record(), "FAILED", "MEMORY"),
+        (job(state="COMPLETED"), record(noted="TERM"), "DONE", None),
+        (job(state="FAILED", exit_code=3), record(code=3, noted="TERM"), "FAILED", "EXIT_CODE"),
+        # Nobody knows who has sent it.
+        (job(), record(noted="TERM"), "FAILED", "SIGNAL"),
+        (job(), record(code=3, noted="TERM"), "FAILED", "EXIT_CODE"),
+        (job(), record(noted="TERM", end=61.0), "FAILED", "WALLTIME"),
+        # Slurm's warning before a walltime is no end.
+        (job(state="COMPLETED"), record(noted="USR2"), "DONE", None),
+        (job(state="PREEMPTED"), record(noted="USR2"), "FAILED", "PREEMPTED"),
         (job(FailureCause.CANCELLED), record(code=None, signal=15, noted="TERM"), "CANCELED", "CANCELLED"),
         (job(state="CANCELLED"), record(code=None, signal=15, noted="TERM"), "CANCELED", "CANCELLED"),
         (job(state="TIMEOUT"), record(code=None, signal=15, noted="TERM"), "FAILED", "WALLTIME"),
@@ -108,8 +135,15 @@ def test_accounting_may_show_that_it_ended_well() -> None:
     status = JobStatus("1", "s.n", "COMPLETED", exit_code=0, nodes="n1", started=1.0, ended=2.0)
     settlement = SLURM.settle(status, "accounting")
     assert isinstance(settlement, Settlement)
-    verdict = verdict_of(job(), None, SLURM.meaning(status), settlement, "")
-    assert verdict is not None and verdict.state is TaskState.DONE
+    for marks, state in (
+        (Marks(True, 0), TaskState.DONE),
+        (Marks(True, None), TaskState.DONE),
+        (Marks(True, 3), TaskState.FAILED),
+        (Marks(False, None), TaskState.FAILED),
+        (None, TaskState.FAILED),
+    ):
+        verdict = verdict_of(job(), None, SLURM.meaning(status), settlement, "", marks)
+        assert verdict is not None and verdict.state is state, marks
 
 
 OURS = JobStatus("1", "s.n", "RUNNING", directory="/s/n")
@@ -165,6 +199,6 @@ def test_python_that_was_interrupted_while_it_started() -> None:
     made.task["function"] = len
     verdict = verdict_of(made, record(code=1, noted="INT"), Lsf().meaning(JobStatus("1", state="EXIT")), None, "")
     assert verdict is not None and verdict.state is TaskState.CANCELED
-    for own in (record(code=1), record(code=0, noted="INT")):
+    for own, state in ((record(code=1), TaskState.FAILED), (record(code=0, noted="INT"), TaskState.CANCELED)):
         found = verdict_of(made, own, None, None, "")
-        assert found is not None and found.state is (TaskState.FAILED if own.exit_code else TaskState.DONE)
+        assert found is not None and found.state is state

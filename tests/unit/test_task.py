@@ -162,7 +162,7 @@ COUNTS_OR_ZERO = ["gpus_per_rank", "retries"]
 TEXTS = ["queue", "account", "reservation", "qos", "constraint", "launcher"]
 PATHS = ["cwd", "ready_file"]
 LINES = ["pre_exec", "post_exec"]
-OTHERS = ["mem_per_rank", "walltime", "exclusive", "environment", "shell", "ready_port"]
+OTHERS = ["mem_per_rank", "walltime", "exclusive", "environment", "shell", "on_oom", "ready_port"]
 
 GOOD: list[tuple[str, Any, Any]] = [
     *((key, value, value) for key in COUNTS for value in (1, 4096, 10**12)),
@@ -182,6 +182,7 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("environment", {"OMP_NUM_THREADS": 4, "P": Path("/x"), "F": 0.5, "E": ""}, None),
     ("shell", True, True),
     ("shell", "/bin/bash", "/bin/bash"),
+    ("on_oom", "warn", "warn"),
     ("ready_port", 1, 1),
     ("ready_port", 65535, 65535),
     *((name, {"--export": "ALL", "gres": ["gpu:1", 2]}, None) for name in NAMESPACES),
@@ -220,7 +221,7 @@ def test_the_tables_above_cover_every_key() -> None:
     named = [*COUNTS, *COUNTS_OR_ZERO, *TEXTS, *PATHS, *LINES, *OTHERS, *NAMESPACES]
     assert sorted(named) == sorted(KEYS)
     assert {key for key, *_ in GOOD} == set(KEYS)
-    assert {key for key, _ in WRONG_TYPES} | {"mem_per_rank", "walltime"} == set(KEYS)
+    assert {key for key, _ in WRONG_TYPES} | {"mem_per_rank", "walltime", "on_oom"} == set(KEYS)
 
 
 @pytest.mark.parametrize(("key", "value", "kept"), GOOD)
@@ -389,7 +390,7 @@ def test_nothing_given_means_the_defaults() -> None:
     default = TaskDescription.from_dict({})
     assert default == TaskDescription() == TaskDescription.from_dict(dict.fromkeys(KEYS))
     ones = ["ranks", "cores_per_rank"]
-    others = {"gpus_per_rank": 0, "exclusive": False, "shell": False, "pre_exec": (), "post_exec": ()}
+    others = {"gpus_per_rank": 0, "exclusive": False, "shell": False, "pre_exec": (), "post_exec": (), "on_oom": "fail"}
     empty = ["environment", *NAMESPACES]
     expected = {**dict.fromkeys(KEYS), **dict.fromkeys(ones, 1), **others, **{key: {} for key in empty}}
     assert {key: getattr(default, key) for key in KEYS} == expected

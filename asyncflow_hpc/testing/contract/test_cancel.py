@@ -63,6 +63,22 @@ async def test_cancel_running_takes_grandchildren_and_daemons(
     await until_none_left(backend_under_test, sandbox_of(future))
 
 
+@pytest.mark.needs("execution", "executables", "cancel_running", "sandbox")
+@pytest.mark.parametrize("code", [0, 3])
+async def test_cancel_of_a_command_that_handles_it(
+    flow: WorkflowEngine, backend_under_test: BackendUnderTest, code: int
+) -> None:
+    for lines in ([], ["true"]):
+        handled = f"trap 'echo partial; exit {code}' TERM; sleep 600 & echo >up; wait; echo full"
+        future = shell(flow)(handled, task_description={"pre_exec": lines})
+        await until(lambda future=future: future.state == "RUNNING" and (sandbox_of(future) / "up").exists())
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+        assert (future.state, future.task["state"]) == ("CANCELLED", "CANCELED")
+        await until_none_left(backend_under_test, sandbox_of(future))
+
+
 async def until_none_left(under_test: BackendUnderTest, sandbox: Path) -> None:
     if under_test.lag == 0:
         assert not under_test.leftovers(sandbox)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import signal
@@ -93,9 +94,13 @@ async def test_sandbox(flow: WorkflowEngine) -> None:
     uid = future.task["uid"]
     made = set(os.listdir(sandbox)) - {".asyncflow"}
     assert made == {"made", f"{uid}.err", f"{uid}.out"}
+    # What the task makes has the driver's umask; the directories around it are private.
     modes = {stat.S_IMODE(os.stat(path).st_mode) for path in (flow.session_dir, sandbox)}
     assert modes == {0o700}
-    assert {stat.S_IMODE(os.stat(sandbox / name).st_mode) for name in made} == {0o600}
+    mask = os.umask(0o077)
+    os.umask(mask)
+    assert stat.S_IMODE(os.stat(sandbox / "made").st_mode) == 0o666 & ~mask
+    assert {stat.S_IMODE(os.stat(sandbox / f"{uid}.{ending}").st_mode) for ending in ("out", "err")} == {0o600}
 
 
 @pytest.mark.needs("sandbox")
@@ -179,6 +184,63 @@ async def test_lines_around(flow: WorkflowEngine) -> None:
     assert caught.value.exit_code == 9 and output_of(caught.value) == ""
 
 
+@pytest.mark.needs("sandbox")
+async def test_a_command_that_never_began(flow: WorkflowEngine) -> None:
+    lines = ["exec true", "exit 0", "set -n", "no-such-program", "trap 'exit 0' EXIT; false"]
+    commands = [shell(flow)("echo >ran", task_description={"pre_exec": [line]}) for line in lines]
+    for line, error in zip(lines, await asyncio.gather(*commands, return_exceptions=True), strict=True):
+        assert isinstance(error, TaskFailedError) and error.cause == FailureCause.BOOTSTRAP, line
+        assert "never began" in str(error) and len(error.attempts) == 1, line
+    assert not list(flow.session_dir.glob("*/ran"))
+
+
+@pytest.mark.needs("sandbox")
+async def test_lines_that_the_record_survives(flow: WorkflowEngine) -> None:
+    lines = [
+        "# a comment",
+        "trap 'rm -rf scratch' EXIT",
+        "trap 'kill 0' EXIT",
+        "PATH=/opt/app/bin; export PATH",
+        "IFS=0123456789; export IFS",
+        "CDPATH=/tmp:/; export CDPATH",
+        "cd /",
+        "umask 777",
+        "set -eu",
+        "exec 2>&- 3>&-",
+        "printf() { :; }; mv() { :; }; kill() { :; }",
+        "unset ASYNCFLOW_SANDBOX",
+        "asyncflow_code=0; asyncflow_stage=run; export asyncflow_code asyncflow_stage",
+    ]
+    for code in (0, 3):
+        commands = [shell(flow)(f"echo ran; exit {code}", task_description={"pre_exec": [line]}) for line in lines]
+        for line, found in zip(lines, await asyncio.gather(*commands, return_exceptions=True), strict=True):
+            if code == 0:
+                assert found == "ran\n", line
+            else:
+                assert isinstance(found, TaskFailedError) and found.exit_code == 3, line
+                assert found.cause == FailureCause.EXIT_CODE and output_of(found) == "ran\n", line
+
+
+@pytest.mark.needs("sandbox")
+@pytest.mark.parametrize("lines", [[], ["true"]])
+async def test_variables_that_mean_something_to_a_shell(flow: WorkflowEngine, lines: list[str]) -> None:
+    hostile = {
+        "PATH": "/usr/bin:/bin:/opt/app/bin",
+        "IFS": "3",
+        "CDPATH": "/tmp:/",
+        "UID": "5",
+        "asyncflow_host": 'h","exit_code":0,"x":"',
+        "asyncflow_record": "/tmp/asyncflow-hostile-record",
+    }
+    with pytest.raises(TaskFailedError) as caught:
+        wanted = "|".join(f"^{name}=" for name in hostile)
+        command = f"/usr/bin/env | /bin/grep -E '{wanted}' | /usr/bin/sort; exit 3"
+        await shell(flow)(["/bin/sh", "-c", command], task_description={"environment": hostile, "pre_exec": lines})
+    assert (caught.value.exit_code, caught.value.cause) == (3, FailureCause.EXIT_CODE)
+    assert set(output_of(caught.value).splitlines()) == {f"{name}={value}" for name, value in hostile.items()}
+    assert not Path("/tmp/asyncflow-hostile-record").exists()
+
+
 @pytest.mark.needs("ranks")
 async def test_ranks(flow: WorkflowEngine) -> None:
     seen = await shell(flow)("echo $ASYNCFLOW_RANK/$ASYNCFLOW_SIZE", task_description={"ranks": 2})
@@ -228,6 +290,20 @@ async def test_walltime(flow: WorkflowEngine, backend_under_test: BackendUnderTe
         await shell(flow)("trap '' TERM; echo begun; sleep 6000", task_description=limit)
     assert caught.value.cause is FailureCause.WALLTIME
     assert output_of(caught.value) == "begun\n"
+
+
+@pytest.mark.needs("walltime", "sandbox")
+@pytest.mark.parametrize("code", [0, 3])
+async def test_walltime_of_a_command_that_handles_it(
+    flow: WorkflowEngine, backend_under_test: BackendUnderTest, code: int
+) -> None:
+    limit = {"walltime": backend_under_test.walltime}
+    with pytest.raises(TaskFailedError) as caught:
+        await shell(flow)(
+            f"trap 'echo partial; exit {code}' TERM; sleep 6000 & wait; echo full", task_description=limit
+        )
+    assert caught.value.cause is FailureCause.WALLTIME
+    assert "full" not in output_of(caught.value)
 
 
 @pytest.mark.needs("sandbox")

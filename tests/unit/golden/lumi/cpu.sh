@@ -13,5 +13,12 @@
 #SBATCH --account=proj1
 exec /bin/sh '/scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh'
 
-# /scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh starts the task with:
-(exec 2>>"$asyncflow_err"; exec ./simulate 'in put.dat')
+# /scratch/me/my runs/session.000001/task.000001/.asyncflow/task.sh
+#!/bin/sh
+# task.000001 'simulate', attempt 0
+cd -- '/scratch/me/my runs/session.000001/task.000001' || exit
+export ASYNCFLOW_TASK_UID=task.000001
+export ASYNCFLOW_SESSION='/scratch/me/my runs/session.000001'
+export ASYNCFLOW_SANDBOX='/scratch/me/my runs/session.000001/task.000001'
+export ASYNCFLOW_ATTEMPT=0
+exec ./simulate 'in put.dat'
