@@ -221,7 +221,11 @@ class TaskDescription:
     retries: int | RetryPolicy | None = _key(
         _retries, "how often to try again, whatever it failed of, or a `RetryPolicy`; 0 means never"
     )
-    shell: bool | str = _key(_shell, "shell that reads a command given as text; True and False mean sh", False)
+    shell: bool | str = _key(
+        _shell,
+        "shell that reads a command given as text, and the lines around a command; True and False mean sh",
+        False,
+    )
     on_oom: Literal["fail", "warn"] = _key(
         _on_oom, "'fail' a task of which the kernel killed a process for want of memory, or 'warn'", "fail"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 
@@ -14,9 +15,21 @@ from .evidence import Record
 from .output import read_large
 from .pickling import FunctionPickles, dump_arguments, dump_context
 from .shortage import is_short, once_there_is_more
-from .verdict import Verdict
+from .verdict import Verdict, memory_text
 
-__all__ = ["Left", "PickledCall", "left_by", "result_of", "runner_argv", "take_left", "take_record", "take_verdict"]
+__all__ = [
+    "Left",
+    "PickledCall",
+    "left_by",
+    "result_of",
+    "runner_argv",
+    "take_left",
+    "take_record",
+    "take_verdict",
+    "warn_of_memory",
+]
+
+log = logging.getLogger(__name__)
 
 # As `-m asyncflow_hpc.backends.run_function`, but no file of the sandbox stands for a module while Python starts.
 _RUN_FUNCTION = """\
@@ -82,10 +95,17 @@ class PickledCall:
 def take_record(task: Task, record: Record) -> None:
     """Put what a completion record says of an attempt's time and use into its task's dict."""
     task["started"], task["ended"] = record.start, record.end
+    warn_of_memory(task, record)
     if record.max_rss is not None:
         task["max_rss"] = record.max_rss
     if record.cpu_time is not None:
         task["cpu_time"] = record.cpu_time
+
+
+def warn_of_memory(task: Task, record: Record) -> None:
+    """Log that the kernel has killed processes for want of memory while an attempt ran, if it has."""
+    if record.oom_kills:
+        log.warning("%s: %s", task["uid"], memory_text(record.oom_kills, record.memory_is_its_own))
 
 
 @dataclass(frozen=True, slots=True)

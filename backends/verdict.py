@@ -43,7 +43,9 @@ def verdict_on(record: Record, promised: Sequence[str], directory: str, said: st
     """
     failed = TaskState.FAILED
     if record.oom_kills and record.memory_is_its_own and on_oom == "fail":
-        return Verdict(failed, FailureCause.MEMORY, record.exit_code, record.signal, memory_text(record.oom_kills))
+        return Verdict(
+            failed, FailureCause.MEMORY, record.exit_code, record.signal, memory_text(record.oom_kills, True)
+        )
     if record.missing:
         names = [promised[index] for index in record.missing if index < len(promised)]
         return Verdict(failed, FailureCause.MISSING_OUTPUT, 0, text=missing_text(names, directory))
@@ -81,9 +83,11 @@ def _never_began(record: Record) -> str:
     return text
 
 
-def memory_text(kills: int) -> str:
-    """Return the text on processes that the kernel has killed for want of memory."""
-    return f"the kernel killed {kills} of its processes for want of memory: ask for more with mem_per_rank"
+def memory_text(kills: int, own: bool) -> str:
+    """Return the text on processes that the kernel has killed for want of memory, in the task's own cgroup or not."""
+    if own:
+        return f"the kernel killed {kills} of its processes for want of memory: ask for more with mem_per_rank"
+    return f"while it ran, the kernel killed {kills} processes for want of memory; they may have been another task's"
 
 
 def missing_text(names: Sequence[str], directory: str) -> str:

@@ -71,12 +71,16 @@ async def test_cancel_of_a_command_that_handles_it(
     for lines in ([], ["true"]):
         handled = f"trap 'echo partial; exit {code}' TERM; sleep 600 & echo >up; wait; echo full"
         future = shell(flow)(handled, task_description={"pre_exec": lines})
-        await until(lambda future=future: future.state == "RUNNING" and (sandbox_of(future) / "up").exists())
-        future.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await future
+        await cancelled_when_up(future)
         assert (future.state, future.task["state"]) == ("CANCELLED", "CANCELED")
         await until_none_left(backend_under_test, sandbox_of(future))
+
+
+async def cancelled_when_up(future: Any) -> None:
+    await until(lambda: future.state == "RUNNING" and (sandbox_of(future) / "up").exists())
+    future.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await future
 
 
 async def until_none_left(under_test: BackendUnderTest, sandbox: Path) -> None:
