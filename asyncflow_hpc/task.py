@@ -223,7 +223,7 @@ class TaskDescription:
     )
     shell: bool | str = _key(
         _shell,
-        "shell that reads a command given as text, and the lines around a command; True and False mean sh",
+        "shell that reads a command given as text, and the lines around it; True and False mean sh",
         False,
     )
     on_oom: Literal["fail", "warn"] = _key(

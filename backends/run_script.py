@@ -80,6 +80,7 @@ class RunScript:
         task, home = self.task, runner_place(self.task.session)
         title = " ".join(f"{task.uid} {task.name!r}, attempt {task.attempt}".split())
         lines = ["#!/bin/sh", f"# {title}: the words of its runner; the task itself is in task.sh."]
+        lines.append("# shellcheck disable=SC2034,SC2154,SC2329")
         lines += [f"asyncflow_{name}={value}" for name, value in self._words().items()]
         lines.append(f"asyncflow_task() {{ asyncflow_run {shlex.join(task.start())}; }}")
         into, out = stage_in_lines(self.plan, self.patience), self._stage_out_lines()
