@@ -26,7 +26,6 @@ __all__ = [
     "take_left",
     "take_record",
     "take_verdict",
-    "warn_of_memory",
 ]
 
 log = logging.getLogger(__name__)
@@ -95,17 +94,12 @@ class PickledCall:
 def take_record(task: Task, record: Record) -> None:
     """Put what a completion record says of an attempt's time and use into its task's dict."""
     task["started"], task["ended"] = record.start, record.end
-    warn_of_memory(task, record)
+    if record.oom_kills:
+        log.warning("%s: %s", task["uid"], memory_text(record.oom_kills, record.memory_is_its_own))
     if record.max_rss is not None:
         task["max_rss"] = record.max_rss
     if record.cpu_time is not None:
         task["cpu_time"] = record.cpu_time
-
-
-def warn_of_memory(task: Task, record: Record) -> None:
-    """Log that the kernel has killed processes for want of memory while an attempt ran, if it has."""
-    if record.oom_kills:
-        log.warning("%s: %s", task["uid"], memory_text(record.oom_kills, record.memory_is_its_own))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from ..sandbox import sandbox_of
 from ..shortage import PAUSE, is_short
 from ..staging.apply import missing
 from ..staging.plan import make_plan
-from ..verdict import missing_text
+from ..verdict import memory_text, missing_text
 from .functions import died_of_memory
 from .launch import environment_for, request_for
 from .processes import MARK, End, kill_marked
@@ -156,6 +156,9 @@ class Attempt(ABC):
         if self._readiness is not None and state is TaskState.DONE and not self._ready:
             state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
             self.task["exception"] = "the service ended before it was ready"
+        kills = self.backend.memory_kills.since_last()
+        if kills and state is TaskState.DONE:
+            log.warning("%s: %s", self.task["uid"], memory_text(kills, own=False))
         self.task["ended"] = time.time()
         self.task["cause"] = cause
         self.backend.ended(self, state)

@@ -18,6 +18,7 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription, describe
 
 from ..base import SandboxBackend
+from ..cgroup import MemoryKills
 from ..pickling import FunctionPickles
 from ..sandbox import make_session
 from ..shortage import is_short
@@ -124,6 +125,7 @@ class LocalExecutionBackend(SandboxBackend):
         self._all_ended.set()
         self.null = os.open(os.devnull, os.O_RDWR)
         self.kills_before = memory_kills()
+        self.memory_kills = MemoryKills()
 
     def check_description(self, description: TaskDescription) -> None:
         """Refuse a task that this machine could never hold."""
@@ -384,6 +386,7 @@ class LocalExecutionBackend(SandboxBackend):
                 self.executor.shutdown(wait=False, cancel_futures=True)
             self.threads.shutdown(wait=False, cancel_futures=True)
             os.close(self.null)
+            self.memory_kills.close()
 
     def abandon(self) -> None:
         """Kill all processes without waiting for them."""

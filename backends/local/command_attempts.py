@@ -9,7 +9,7 @@ from collections.abc import Callable
 from asyncflow_hpc.errors import SessionError, StagingError
 from asyncflow_hpc.states import FailureCause, TaskState
 
-from ..away import result_of, take_verdict, warn_of_memory
+from ..away import result_of, take_verdict
 from ..evidence import read_record, record_path
 from ..run_script import RunScript, group_of, said, write_script
 from ..sandbox import current_umask, make_sandbox
@@ -179,7 +179,6 @@ class CommandAttempt(Attempt):
             return
         directory, on_oom = self.description.cwd or self.sandbox, self.description.on_oom
         verdict = verdict_on(record, self.plan.promised, directory, said(self.sandbox), on_oom)
-        warn_of_memory(self.task, record)
         if self._cause is not None:
             self._conclude(*self._judge_end(End(verdict.exit_code, verdict.signal), self._kills_before))
             return

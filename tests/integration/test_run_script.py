@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -261,27 +261,11 @@ def test_a_task_that_has_ended_does_not_run_again(run: Run, code: int) -> None:
     assert run.text("log") == "run\n" and run.record().exit_code == code
 
 
-@pytest.fixture
-def small_cgroup() -> Iterator[Path]:
-    """A cgroup named as that of job 4711, with room for 50 MB."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    own = next((line.split(":")[2] for line in lines if ":memory:" in line), None)
-    if own is None or not os.access(f"/sys/fs/cgroup/memory{own}", os.W_OK):
-        pytest.skip("no cgroup v1 for memory here that this user may divide")
-    made = Path(f"/sys/fs/cgroup/memory{own}/job_4711_{os.getpid()}")
-    made.mkdir()
-    try:
-        (made / "memory.limit_in_bytes").write_text("50000000")
-        yield made
-    finally:
-        made.rmdir()
-
-
 @pytest.mark.parametrize(("code", "jobs"), [(0, "4711"), (3, "4711"), (0, "4712")])
-def test_a_child_that_is_killed_for_memory(run: Run, small_cgroup: Path, code: int, jobs: str) -> None:
+def test_a_child_that_is_killed_for_memory(run: Run, small_cgroup: Callable[[int], Path], code: int, jobs: str) -> None:
     argv = ["sh", "-c", f"{sys.executable} -c 'x = bytearray(200_000_000)'; exit {code}"]
     script = run.write(argv, native_id="$JOB", claim=True)
-    inside = f'echo $$ >"{small_cgroup}/cgroup.procs"; exec "$@"'
+    inside = f'echo $$ >"{small_cgroup(50_000_000)}/cgroup.procs"; exec "$@"'
     environment = os.environ | {"JOB": jobs}
     subprocess.run(["sh", "-c", inside, "sh", *run.shell, script], env=environment, stdin=subprocess.DEVNULL)
     record = run.record()
