@@ -235,14 +235,15 @@ async def test_queue_that_does_not_start_jobs(
 
 
 async def test_other_jobs_of_the_user_do_not_matter(
-    emulated_flow: WorkflowEngine, emulated: Emulation, monkeypatch: pytest.MonkeyPatch
+    emulated_flow: WorkflowEngine, emulated: Emulation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Of another environment, which is not UTF-8 and looks like an answer.
     monkeypatch.setenv("ODD", os.fsdecode(b"\377\n    job_state = F\n    Exit_status = 0\nJob Id: 1.x\n"))
     if emulated.kind == "lsf":
         said = call("bsub", "-J", "two words", "-H", "true").split("<")[1].split(">")[0]
     else:
-        said = call("qsub", "-h", "-V", "-N", "x;y", "/dev/null").strip()
+        (tmp_path / "script").touch()
+        said = call("qsub", "-h", "-V", "-N", "x;y", str(tmp_path / "script")).strip()
     try:
         assert await shell(emulated_flow)("echo fine") == "fine\n"
         with pytest.raises(TaskFailedError):

@@ -212,6 +212,79 @@ def test_refusals_of_qsub(lab: Lab, name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (said.returncode, said.stdout, expected)
 
 
+# What was seen on an OpenPBS of 2026, beside the recordings.
+SEEN = [
+    ("qsub -l select=1:ngpus=1 ok.sh", 187, "qsub: Unknown resource: ngpus\n"),
+    ("qsub -l ngpus=1 ok.sh", 187, "qsub: Unknown resource Resource_List.ngpus\n"),
+    ("qsub -l select=x ok.sh", 166, "qsub: Illegal attribute or resource value\n"),
+    ("qsub -l place=foo ok.sh", 166, "qsub: Illegal attribute or resource value\n"),
+    ("qsub .", 1, "qsub: script not a file\n"),
+    ("printf 'true\\r\\n' >dos.sh; qsub dos.sh", 1, "qsub: script contains cr, lf\n"),
+    ("qstat -f garbage", 170, "qstat: Unknown queue destination garbage\n"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "said"), SEEN)
+def test_refusals_that_are_not_recorded(lab: Lab, line: str, code: int, said: str) -> None:
+    done = lab.run(line)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_priority_that_is_none(lab: Lab) -> None:
+    done = lab.run("qsub -p 5000 ok.sh")
+    assert done.returncode == 2 and done.stderr.startswith("qsub: illegal -p value\nusage: ")
+
+
+@pytest.mark.parametrize("name", [".hidden", "_private"])
+def test_names_may_begin_with(lab: Lab, name: str) -> None:
+    number = lab.submit(f"-h -N {name} ok.sh")
+    assert lab.job(number)["Job_Name"] == name
+    lab.run(f"qdel {number}")
+
+
+def test_jobs_that_have_ended_are_not_held_or_released(lab: Lab) -> None:
+    number = lab.submit("ok.sh")
+    lab.when(number, lambda job: job["job_state"] == "F")
+    for program in ("qhold", "qrls"):
+        done = lab.run(f"{program} {number}")
+        assert (done.returncode, done.stderr) == (35, f"{program}: Job has finished \n")
+
+
+def test_comment_of_a_job_that_is_held_by_hand(lab: Lab) -> None:
+    number = lab.submit("-q stopped ok.sh")
+    lab.run(f"qhold {number}")
+    held = lab.job(number)
+    assert held["job_state"] == "H" and str(held["comment"]).startswith("Job held by ")
+    lab.run(f"qrls {number}")
+    assert "held" not in lab.job(number).get("comment", "")
+    lab.run(f"qdel {number}")
+
+
+def test_users_may_not_rerun_jobs(lab: Lab) -> None:
+    number = lab.submit("long.sh")
+    lab.when(number, lambda job: job["job_state"] == "R")
+    done = lab.run(f"qrerun {number}")
+    assert (done.returncode, done.stderr) == (159, f"qrerun: Unauthorized Request  {number}\n")
+    lab.run(f"qdel {number}")
+
+
+def test_deleted_with_its_history_while_it_runs(lab: Lab) -> None:
+    number = lab.submit("long.sh")
+    lab.when(number, lambda job: job["job_state"] == "R")
+    assert lab.run(f"qdel -x {number}").returncode == 0
+    assert lab.run(f"qstat -x {number}").returncode == 153
+
+
+def test_shell_and_variables_are_told(lab: Lab) -> None:
+    environment = {"COMMA": "a,b", "QUOTE": "it's"}
+    done = lab.run("qsub -h -V -S /bin/sh ok.sh", **environment)
+    number = done.stdout.strip()
+    told = lab.run(f"qstat -f {number}").stdout.replace("\n\t", "")
+    assert "    Shell_Path_List = /bin/sh\n" in told
+    assert r"COMMA=a\,b," in told and r"QUOTE=it\'s," in told
+    lab.run(f"qdel {number}")
+
+
 @pytest.mark.parametrize("name", ["finished", "unknown", "garbage", "running", "queued", "force", "x_finished"])
 def test_what_qdel_says(lab: Lab, name: str) -> None:
     number = {"unknown": "99999.emulated", "garbage": "notajob"}.get(name)

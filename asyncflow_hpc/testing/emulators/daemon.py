@@ -49,7 +49,10 @@ class Daemon:
     def __init__(self, kind: str, place: Path, settings: Settings) -> None:
         self.faults = Faults()
         self.processes = Processes(
-            place, lambda job, code: self.batch.over(job, code), lambda job, why: self.batch.end(job, why)
+            place,
+            lambda job, code: self.batch.over(job, code),
+            lambda job, why: self.batch.end(job, why),
+            by_session=kind != "lsf",
         )
         # SIGINT, SIGTERM, SIGKILL of LSF, which first says SIGUSR2 when the time is over.
         special: dict[str, Any] = {"signals": LSF_SIGNALS, "warning": signal.SIGUSR2, "dead_dependents_end": False}

@@ -51,6 +51,27 @@ _FIRST = {"pbs": "workq", "pbs_classic": "batch", "lsf": "normal"}
 _HISTORY = {"pbs": 24 * 3600.0, "pbs_classic": 300.0, "lsf": 3600.0}
 
 
+# As /etc/profile on many systems, and /etc/profile.d/pbs.sh.
+_PROFILE = """\
+[ "$PATH" != "$PBS_O_PATH" ] || PATH=/usr/local/bin:/usr/bin:/bin
+export PATH="$PATH":{bin}
+"""
+
+# That of PBS itself, which looks for another one.
+_MPIEXEC = """\
+#!/bin/sh
+if [ -n "$PBS_ENVIRONMENT" ]; then name=PBS_O_PATH where=$PBS_O_PATH; else name=PATH where=$PATH; fi
+set -f
+IFS=:
+for directory in $where; do
+  case $directory in */emulated-*/bin) continue ;; esac
+  [ ! -x "$directory/mpiexec" ] || exec "$directory/mpiexec" "$@"
+done
+echo "mpiexec:  unexpected error - no non-PBS mpiexec in $name" >&2
+exit 1
+"""
+
+
 class Emulation:
     """An emulated batch system that runs on this machine; a context manager.
 
@@ -124,6 +145,11 @@ class Emulation:
             path = self.bin / name
             path.write_text(f'#!/bin/sh\nexec {words} {name} "$@"\n')
             path.chmod(0o755)
+        if self.kind != "lsf":
+            (self.place / "profile").write_text(_PROFILE.format(bin=shlex.quote(str(self.bin))))
+        if self.kind == "pbs":
+            (self.bin / "mpiexec").write_text(_MPIEXEC)
+            (self.bin / "mpiexec").chmod(0o755)
         self._daemon = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.daemon"],
             stdin=subprocess.PIPE,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
@@ -135,7 +134,6 @@ class Lsf:
         if asked.command:
             # Arguments are joined, and a shell reads them.
             script = (" ".join(asked.command) + "\n").encode(errors="surrogateescape")
-        first = script.partition(b"\n")[0].decode(errors="replace")
         directory = asked.options.get("cwd", request.directory)
         streams = {
             name: output_path(
@@ -144,7 +142,7 @@ class Lsf:
             for name in "oe"
         }
         return Launch(
-            argv=shlex.split(first[2:]) if first.startswith("#!") else ["/bin/sh"],
+            shell="/bin/sh",
             script=script,
             environment=request.environment,
             directory=os.path.join(request.directory, directory),

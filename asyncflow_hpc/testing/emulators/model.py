@@ -126,12 +126,12 @@ class Launch:
     """How the script of a job is started.
 
     Attributes:
-        argv: the interpreter; the script is added to it.
+        shell: the program that leads the session of the job.
         output, errors: files, None for no file, errors too for the same as output.
         truncate: replace the files instead of adding to them.
     """
 
-    argv: Sequence[str]
+    shell: str
     script: bytes
     environment: Mapping[str, str]
     directory: str
@@ -163,6 +163,7 @@ class Job:
         code: exit code, below zero for a signal.
         asked: why it is being ended; None while it is not.
         by: who asked.
+        undelivered: its output could not be put where it was to be.
     """
 
     number: str
@@ -197,6 +198,7 @@ class Job:
     by: str = ""
     comment: str = ""
     used: int = 0
+    undelivered: bool = False
     timers: list[Any] = field(default_factory=list)
 
     @property

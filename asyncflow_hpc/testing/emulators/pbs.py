@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import getpass
-import os
-import pwd
 import re
-import shlex
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import pbs_jobs, pbs_show
+from . import pbs_jobs, pbs_launch, pbs_show
 from .answers import Answer, Command, Refused, Request
 from .batch import BatchSystem
 from .faults import Faults
-from .model import Chunk, Ended, Job, Launch, State
+from .model import Chunk, Ended, Job, State
 from .options import IllegalOption, parsed
 from .pbs_qmgr import qmgr
 from .pbs_submit import (
@@ -33,9 +31,6 @@ from .running import Processes
 __all__ = ["Pbs"]
 
 _ID = re.compile(r"([0-9]+(?:\[[0-9]*\])?)(?:\.([A-Za-z0-9_.-]+))?")
-
-# What a batch job has in its environment without -V.
-_LOCALE = "C.UTF-8"
 
 
 class Pbs:
@@ -100,7 +95,7 @@ class Pbs:
         """Take a job."""
         asked = asked_of(request, self.submit_values, self.submit_flags)
         name = checked_name(asked)
-        check_resources(asked.resources)
+        self.check(asked)
         chunks, memory = self.chunks(asked)
         walltime = duration(asked.resources["walltime"]) if "walltime" in asked.resources else None
         cores = sum(chunk.count * chunk.cores for chunk in chunks)
@@ -118,7 +113,7 @@ class Pbs:
             name=name,
             queue=queue.name,
             chunks=chunks,
-            launch=self._launch(request, asked, name, str(number)),
+            launch=pbs_launch.launch(self, request, asked, name, str(number)),
             place=place.partition(":")[0],
             alone="excl" in place,
             walltime=walltime if walltime is not None else queue.standard,
@@ -139,9 +134,13 @@ class Pbs:
             self.batch.submit(job)
         return Answer(0, self.full(job.number) + "\n")
 
+    def check(self, asked: Asked) -> None:
+        """Look at the resources of -l."""
+        check_resources(asked.resources, self.batch.settings.gpus > 0)
+
     def chunks(self, asked: Asked) -> tuple[list[Chunk], int | None]:
         """Say what a job asks for: chunks, and bytes."""
-        return chunks_of(asked.resources)
+        return chunks_of(asked.resources, self.batch.settings.gpus > 0)
 
     def place(self, asked: Asked) -> str:
         """Say how the chunks of a job lie."""
@@ -168,40 +167,6 @@ class Pbs:
             )  # fmt: skip
             self.batch.submit(part)
 
-    def _launch(self, request: Request, asked: Asked, name: str, number: str) -> Launch:
-        script = asked.script if not asked.argv else f"exec {shlex.join(asked.argv)}\n".encode()
-        first = script.partition(b"\n")[0].decode(errors="replace")
-        shell = asked.options.get("S", "").partition("@")[0].partition(",")[0]
-        argv = [shell] if shell else shlex.split(first[2:]) if first.startswith("#!") else ["/bin/sh"]
-        joined = asked.options.get("j", "n") in ("oe", "eo")
-        output, errors = (self._stream(request, asked, letter, name, number) for letter in "oe")
-        return Launch(
-            argv=argv,
-            script=script,
-            environment=self._environment(request, asked),
-            directory=self.batch.settings.home or pwd.getpwuid(os.getuid()).pw_dir,
-            umask=int(asked.attributes.get("umask", "077"), 8),
-            output=errors if asked.options.get("j") == "eo" else output,
-            errors=errors,
-            joined=joined,
-        )
-
-    def _stream(self, request: Request, asked: Asked, letter: str, name: str, number: str) -> str:
-        path = asked.options.get(letter, "").rpartition(":")[2]
-        standard = f"{name}.{letter}{number}"
-        path = os.path.join(request.directory, path or standard)
-        return os.path.join(path, standard) if os.path.isdir(path) else path
-
-    def _environment(self, request: Request, asked: Asked) -> Mapping[str, str]:
-        given = request.environment
-        home = self.batch.settings.home or pwd.getpwuid(os.getuid()).pw_dir
-        own = {"HOME": home, "LOGNAME": self.user, "USER": self.user, "SHELL": "/bin/sh"}
-        found = dict(given) if "V" in asked.options else {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": _LOCALE}
-        for part in filter(None, asked.options.get("v", "").split(",")):
-            name, equals, value = part.partition("=")
-            found[name] = value if equals else given.get(name, "")
-        return {**found, **own, **pbs_jobs.variables(self, request, asked)}
-
     def environment(self, job: Job) -> Mapping[str, str]:
         """Say what a job that starts is told in its environment."""
         first = job.chunks[0]
@@ -211,6 +176,11 @@ class Pbs:
             "PBS_QUEUE": job.queue,
             "PBS_NODEFILE": str(self.processes.node_file(job)),
             "PBS_ENVIRONMENT": "PBS_BATCH",
+            "ENVIRONMENT": "BATCH",
+            "PBS_JOBCOOKIE": job.shown.setdefault("cookie", secrets.token_hex(16).upper()),
+            "PBS_MOMPORT": "15003",
+            "PBS_JOBDIR": job.launch.directory,
+            "TMPDIR": str(self.processes.scratch(job)),
             "PBS_NODENUM": "0",
             "PBS_TASKNUM": "1",
             "NCPUS": str(first.cores),
@@ -250,13 +220,13 @@ class Pbs:
         options = dict(found)
 
         def delete(job: Job) -> None:
-            if job.state is not State.ENDED:
+            if "x" in options:
+                self.batch.lose(job)
+            elif job.state is not State.ENDED:
                 if options.get("W") == "force" and job.state is State.RUNNING:
                     self.batch.kill(job, 9)
                 job.shown["waited for"] = pbs_jobs.waits_for(self, job)
                 self.batch.end(job, Ended.CANCELLED, f"{self.user}@{self.server}")
-            elif "x" in options:
-                self.batch.lose(job)
             else:
                 raise self.finished("qdel", job)
 
@@ -266,13 +236,17 @@ class Pbs:
         """Refuse to do something to a job that has ended."""
         return Refused(35, f"{program}: Job has finished {self.full(job.number)}\n")
 
+    def not_to_be_held(self, program: str, job: Job) -> Refused:
+        """Refuse to hold or release a job that has ended; without its id, as the real ones do."""
+        return Refused(35, f"{program}: Job has finished \n")
+
     def _waiting(self, program: str, request: Request, do: Callable[[Job, str], None]) -> Answer:
         found, ids = parsed(request.arguments, "h", "")
         letters = dict(found).get("h", "u")
 
         def change(job: Job) -> None:
             if job.state is State.ENDED:
-                raise self.finished(program, job)
+                raise self.not_to_be_held(program, job)
             do(job, letters)
 
         return self._each(program, ids, change)
@@ -283,12 +257,18 @@ class Pbs:
         def hold(job: Job, letters: str) -> None:
             for one in letters:
                 self.batch.hold(job, one)
+            job.shown["held"] = f"Job held by {self.user} on {pbs_show.date(self.batch.now())}"
 
         return self._waiting("qhold", request, hold)
 
     def qrls(self, request: Request) -> Answer:
         """Release jobs."""
-        return self._waiting("qrls", request, self.batch.release)
+
+        def release(job: Job, letters: str) -> None:
+            self.batch.release(job, letters)
+            job.shown.pop("held", None)
+
+        return self._waiting("qrls", request, release)
 
     def qsig(self, request: Request) -> Answer:
         """Send signals to jobs."""
@@ -303,15 +283,11 @@ class Pbs:
         return self._each("qsig", ids, send)
 
     def qrerun(self, request: Request) -> Answer:
-        """Put running jobs back into the queue, as an operator may."""
+        """Put running jobs back into the queue: an operator may, a user may not."""
         _, ids = parsed(request.arguments, "W", "")
 
         def rerun(job: Job) -> None:
-            if job.state is not State.RUNNING:
-                raise Refused(139, f"qrerun: Request invalid for state of job {self.full(job.number)}\n")
-            if not job.rerunnable:
-                raise Refused(152, f"qrerun: Job is not rerunnable {self.full(job.number)}\n")
-            self.batch.end(job, Ended.REQUEUED)
+            raise Refused(159, f"qrerun: Unauthorized Request  {self.full(job.number)}\n")
 
         return self._each("qrerun", ids, rerun)
 
@@ -372,6 +348,9 @@ class Pbs:
             jobs = [job for job in self.batch.jobs.values() if job.array is None and (history or not self.ended(job))]
         for text in ids:
             try:
+                if not text[:1].isdigit():
+                    # To qstat, it is the name of a queue.
+                    raise Refused(170, f"qstat: Unknown queue destination {text}\n")
                 job = self.known("qstat", text)
                 if self.ended(job) and not history:
                     wanted = "use -x or -H to obtain historical job information"

@@ -85,6 +85,7 @@ def as_submitted(pbs: Pbs, request: Request, asked: Asked, job: Job) -> dict[str
         "mail": asked.options.get("m", "a"),
         "priority": int(asked.options.get("p", "0")) if asked.options.get("p", "0").lstrip("+-").isdigit() else 0,
         "account": asked.options.get("A"),
+        "shell": asked.options.get("S"),
         "project": asked.options.get("P", "_pbs_project_default"),
         "directory": request.directory,
     }
@@ -170,6 +171,8 @@ def waits_for(pbs: Pbs, job: Job) -> str:
 
 
 def _comment(pbs: Pbs, job: Job) -> str:
+    if job.state is State.HELD and "held" in job.shown:
+        return str(job.shown["held"])
     if job.started is None:
         before = str(job.shown.get("waited for", ""))
         if job.state is State.ENDED:
@@ -235,13 +238,14 @@ def attributes(pbs: Pbs, job: Job) -> dict[str, Any]:
         "stime": date(job.started) if ran else None,
         "obittime": date(job.ended) if ran and ended else None,
         "session_id": job.pid if reported and elapsed >= _REPORT else None,
+        "Shell_Path_List": shown["shell"],
         "jobdir": job.launch.directory if reported else None,
         "substate": _substate(job, reported),
         "Variable_List": shown["variables"],
         "comment": comment or None,
         "etime": date(job.eligible) if job.eligible is not None else None,
         "run_count": job.runs or None,
-        "Stageout_status": 1 if ran and ended else None,
+        "Stageout_status": int(not job.undelivered) if ran and ended else None,
         "Exit_status": exit_status(job),
         "Submit_arguments": None if part else shown["arguments"],
         **_of_array(pbs, job),

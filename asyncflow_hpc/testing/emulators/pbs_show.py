@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -47,10 +48,14 @@ def in_text(title: str, name: str, attributes: Attributes) -> str:
     return "\n".join(lines) + "\n\n"
 
 
+def _escaped(word: str) -> str:
+    return re.sub(r"""([\\,'"])""", r"\\\1", word)
+
+
 def _flat(attributes: Attributes) -> Iterable[tuple[str, Any]]:
     for key, value in attributes.items():
         if key == "Variable_List":
-            yield key, ",".join(f"{name}={word}" for name, word in value.items())
+            yield key, ",".join(f"{name}={_escaped(word)}" for name, word in value.items())
         elif isinstance(value, Mapping):
             yield from ((f"{key}.{name}", word) for name, word in value.items())
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ usage: qsub [-a date_time] [-A account_string] [-c interval]
 """
 
 _LONGEST_NAME = 230
-_NAME = re.compile(r"[A-Za-z0-9_+-][!-.0-~]*")
+_NAME = re.compile(r"[A-Za-z0-9._+-][!-.0-~]*")
 
 # What a server knows without a site's own resources.
 RESOURCES = frozenset(
@@ -87,6 +88,10 @@ def _pairs(value: str) -> Mapping[str, str]:
     return found
 
 
+def _is_priority(text: str) -> bool:
+    return re.fullmatch("[+-]?[0-9]{1,4}", text) is not None and abs(int(text)) < 1024
+
+
 def _usage(text: str) -> Refused:
     return Refused(2, f"{text}\n{USAGE}")
 
@@ -109,6 +114,8 @@ def asked_of(request: Request, values: str = _VALUES, flags: str = _FLAGS) -> As
         for words in directives(asked.script, "#PBS"):
             asked.take(parsed(words, values, flags)[0])
         asked.take(line)
+        if not _is_priority(asked.options.get("p", "0")):
+            raise _usage("qsub: illegal -p value")
     except IllegalOption as error:
         said = "option requires an argument" if error.missing else "invalid option"
         raise _usage(f"qsub: {said} -- '{error.letter}'") from error
@@ -116,11 +123,17 @@ def asked_of(request: Request, values: str = _VALUES, flags: str = _FLAGS) -> As
 
 
 def _read(directory: str, name: str) -> bytes:
+    path = os.path.join(directory, name)
     try:
-        with open(os.path.join(directory, name), "rb") as stream:
-            return stream.read()
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise Refused(1, "qsub: script not a file\n")
+        with open(path, "rb") as stream:
+            script = stream.read()
     except OSError as error:
         raise Refused(1, f"qsub: script file:: {error.strerror}\n") from error
+    if b"\r\n" in script:
+        raise Refused(1, "qsub: script contains cr, lf\n")
+    return script
 
 
 def checked_name(asked: Asked) -> str:
@@ -139,14 +152,22 @@ def checked_name(asked: Asked) -> str:
     return name
 
 
-def check_resources(resources: Mapping[str, str]) -> None:
+_PLACE = re.compile("(free|pack|scatter|vscatter)?(:?(excl|exclhost|shared))?(:?group=.+)?")
+
+
+def check_resources(resources: Mapping[str, str], gpus: bool = True) -> None:
     """Look at the resources of -l.
+
+    Args:
+        gpus: the site has defined ngpus.
 
     Raises:
         Refused: one that is not known, or has no such value.
     """
+    if not _PLACE.fullmatch(resources.get("place", "free")):
+        raise Refused(166, "qsub: Illegal attribute or resource value\n")
     for name, value in resources.items():
-        if name not in RESOURCES:
+        if name not in RESOURCES or (name == "ngpus" and not gpus):
             raise Refused(187, f"qsub: Unknown resource Resource_List.{name}\n")
         if name in _TIMES | _SIZES | _NUMBERS and _value(name, value) is None:
             raise Refused(166, f"qsub: Illegal attribute or resource value Resource_List.{name}\n")
@@ -162,8 +183,11 @@ def _value(name: str, value: str) -> float | None:
     return int(value) if value.isdigit() else None
 
 
-def chunks_of(resources: Mapping[str, str]) -> tuple[list[Chunk], int | None]:
+def chunks_of(resources: Mapping[str, str], gpus: bool = True) -> tuple[list[Chunk], int | None]:
     """Understand -l select, or what there is in its place.
+
+    Args:
+        gpus: the site has defined ngpus.
 
     Returns:
         The chunks, and the bytes of memory that all of them ask for together.
@@ -181,8 +205,10 @@ def chunks_of(resources: Mapping[str, str]) -> tuple[list[Chunk], int | None]:
             raise Refused(166, "qsub: Illegal attribute or resource value\n")
         found: dict[str, str] = {}
         for wish in wishes:
-            name, _, value = wish.partition("=")
-            if name not in RESOURCES and name != "model":
+            name, equals, value = wish.partition("=")
+            if not equals:
+                raise Refused(166, "qsub: Illegal attribute or resource value\n")
+            if (name not in RESOURCES and name != "model") or (name == "ngpus" and not gpus):
                 raise Refused(187, f"qsub: Unknown resource: {name}\n")
             if name in _SIZES | _NUMBERS and _value(name, value) is None:
                 raise Refused(166, f"qsub: Illegal attribute or resource value Resource_List.{name}\n")

@@ -1,4 +1,4 @@
-"""Which processes of this machine belong to which job: those that descend from its script, orphans among them."""
+"""Which processes of this machine belong to which job: those of its session, or all that descend from its leader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-__all__ = ["adopt_orphans", "has_orphans", "owned"]
+__all__ = ["adopt_orphans", "children", "descendants", "has_orphans", "in_sessions", "owned"]
 
 # From linux/prctl.h.
 _SET_CHILD_SUBREAPER = 36
@@ -18,6 +18,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class _Process(NamedTuple):
+    alive: bool
     parent: int
     session: int
     resident: int
@@ -77,6 +78,32 @@ def owned(leaders: Collection[int], marks: Mapping[bytes, int]) -> Iterator[tupl
             yield pid, leader, process.resident
 
 
+def in_sessions(leaders: Collection[int]) -> Iterator[tuple[int, int, int]]:
+    """Find the processes of jobs by their session alone; returns the same as `owned`."""
+    for pid, process in _table().items():
+        if process.alive and process.session in leaders:
+            yield pid, process.session, process.resident
+
+
+def children(parent: int) -> list[int]:
+    """Find the children of a process."""
+    return [pid for pid, process in _table().items() if process.alive and process.parent == parent]
+
+
+def descendants() -> list[int]:
+    """Find all processes that descend from this one."""
+    table, me = _table(), os.getpid()
+    found: dict[int, bool] = {me: True}
+
+    def below(pid: int) -> bool:
+        if pid not in found:
+            process = table.get(pid)
+            found[pid] = process is not None and process.parent > 1 and below(process.parent)
+        return found[pid]
+
+    return [pid for pid, process in table.items() if pid != me and process.alive and below(pid)]
+
+
 def _marked(pid: int, marks: Mapping[bytes, int]) -> int | None:
     with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as stream:
         return next((marks[word] for word in stream.read().split(b"\0") if word in marks), None)
@@ -93,5 +120,6 @@ def _table() -> Mapping[int, _Process]:
         with suppress(OSError, ValueError, IndexError):
             with open(f"/proc/{name}/stat", "rb") as stream:
                 fields = stream.read().rpartition(b")")[2].split()
-            table[int(name)] = _Process(int(fields[1]), int(fields[3]), int(fields[21]) * _PAGE)
+            alive = fields[0] not in (b"Z", b"X")
+            table[int(name)] = _Process(alive, int(fields[1]), int(fields[3]), int(fields[21]) * _PAGE)
     return table

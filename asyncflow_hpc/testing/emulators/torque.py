@@ -14,7 +14,7 @@ from .answers import Answer, Refused, Request
 from .model import Chunk, Ended, Job, State
 from .pbs import Pbs
 from .pbs_show import clock, date
-from .pbs_submit import Asked, size
+from .pbs_submit import Asked, check_resources, size
 
 __all__ = ["Torque"]
 
@@ -85,10 +85,18 @@ class Torque(Pbs):
         text = f"{program}: Request invalid for state of job MSG=invalid state for job - COMPLETE"
         return Refused(170, f"{text} {self.full(job.number)}\n")
 
+    def not_to_be_held(self, program: str, job: Job) -> Refused:
+        """Refuse to hold or release a job that has ended."""
+        return self.finished(program, job)
+
+    def check(self, asked: Asked) -> None:
+        """Look at the resources of -l."""
+        check_resources(asked.resources)
+
     def environment(self, job: Job) -> Mapping[str, str]:
         """Say what a job that starts is told in its environment; of GPUs nothing: Torque names a file of them."""
         told = dict(super().environment(job))
-        for name in ("NCPUS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        for name in ("NCPUS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PBS_JOBDIR", "TMPDIR"):
             told.pop(name, None)
         cores = sum(len(share.cores) for share in job.shares)
         nodes = len({share.node.name for share in job.shares})
