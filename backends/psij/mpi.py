@@ -2,6 +2,7 @@
 
 With mpiexec on the node's PATH it starts them: Open MPI, MPICH, Intel MPI and Cray PALS learn from PBS and LSF where.
 An installation that has not been built for it puts all ranks on one node: then the task or the site names a launcher.
+PBS has an mpiexec of its own, a script that only looks for another one along PBS_O_PATH; it is passed over.
 """
 
 from __future__ import annotations
@@ -20,9 +21,21 @@ _VARIABLES = ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "S
 
 _START = """\
 n=$1 gpus=$2 python=$3 ranks=$4; shift 4
-if command -v mpiexec >/dev/null 2>&1; then exec mpiexec -n "$n" {ranked} "$@"; fi
+mpiexec=$(
+  set -f
+  IFS=:
+  for directory in $PATH; do
+    found=${{directory:-.}}/mpiexec
+    [ -f "$found" ] && [ -x "$found" ] && ! grep -q 'no non-PBS mpiexec' "$found" 2>/dev/null || continue
+    # By its path alone, Open MPI would take it for an installation of its own on all nodes.
+    [ "$found" = "$(command -v mpiexec)" ] && found=mpiexec
+    printf %s "$found"
+    break
+  done
+)
+if [ -n "$mpiexec" ]; then exec "$mpiexec" -n "$n" {ranked} "$@"; fi
 if [ "$({hosts} | sort -u | wc -l)" -gt 1 ]; then
-  echo "there is no mpiexec on PATH to start ranks on several nodes: set launcher, or load an MPI in pre_exec" >&2
+  echo "there is no mpiexec of an MPI on PATH for ranks on several nodes: set launcher, or load an MPI in pre_exec" >&2
   exit 127
 fi
 [ -n "${{CUDA_VISIBLE_DEVICES:-}}${{ROCR_VISIBLE_DEVICES:-}}" ] || gpus=0

@@ -37,6 +37,13 @@ _OWN_RESOURCES = frozenset(
     """.split()  # noqa: SIM905
 )
 
+# That of the driver, as on other schedulers: the login shell that starts the script has read /etc/profile, which often
+# sets it anew.
+_PATH = "PATH=${PBS_O_PATH:-$PATH}; export PATH"
+
+# Of a path that qsub takes as it is, and does not read as HOST:PATH or refuse.
+_PLAIN = re.compile("[A-Za-z0-9_./+@%=-]{1,1000}")
+
 _HOSTS = 'cat -- "$PBS_NODEFILE"'
 
 
@@ -58,8 +65,7 @@ class PbsDialect:
 
     def options(self, description: TaskDescription, name: str, sandbox: str, comment: str) -> Options:
         """Say everything that qsub is to be told; it has no place for a comment."""
-        # PBS copies output when a job has ended, and may fail; the script writes its own.
-        options: Options = {"N": name, "j": "oe", "o": "/dev/null", "S": "/bin/sh", "r": "n", "V": True}
+        options: Options = {"N": name, "j": "oe", "o": _output(sandbox), "S": "/bin/sh", "r": "n", "V": True}
         options |= words_of(description, {"queue": "q", "account": "A"})
         resources = self._resources(description)
         if description.walltime is not None:
@@ -94,7 +100,7 @@ class PbsDialect:
     def script(self, options: Mapping[str, Any], sandbox: str, run: str) -> str:
         """Write the batch script; it starts in the home directory, and says into the sandbox what goes wrong."""
         log = shlex.quote(f"{sandbox}/{BOOKKEEPING}/job.log")
-        return "\n".join(["#!/bin/sh", *directives(options, "#PBS -", " "), f"exec >>{log} 2>&1", run, ""])
+        return "\n".join(["#!/bin/sh", *directives(options, "#PBS -", " "), f"exec >>{log} 2>&1", _PATH, run, ""])
 
     def launch_line(self, argv: list[str], description: TaskDescription, python: str) -> list[str]:
         """Make the argv that starts a command on all its ranks; see `mpi`."""
@@ -124,6 +130,12 @@ class PbsClassicDialect(PbsDialect):
 
     def _reserve(self, options: Options, resources: list[str], reservation: str) -> None:
         resources.append(f"advres={reservation}")
+
+
+def _output(sandbox: str) -> str:
+    """Say where the output of the job goes: the script writes its own, but pbsdsh and its like write there."""
+    path = f"{sandbox}/{BOOKKEEPING}/job.out"
+    return path if _PLAIN.fullmatch(path) else "/dev/null"
 
 
 def _chunk(description: TaskDescription, ranks: int) -> str:

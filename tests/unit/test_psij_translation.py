@@ -115,7 +115,8 @@ def test_words_of_pbs() -> None:
     assert options(PBS, queue="q", reservation="R1")["q"] == "R1"
     script = PBS.script(told, "/s/a b", "exec true").splitlines()
     assert {"#PBS -A 'a b'", "#PBS -V", "#PBS -h", "#PBS -W umask=027", "#PBS -W group_list=g"} <= set(script)
-    assert script[-2:] == ["exec >>'/s/a b/.asyncflow/job.log' 2>&1", "exec true"]
+    path = "PATH=${PBS_O_PATH:-$PATH}; export PATH"
+    assert script[-3:] == ["exec >>'/s/a b/.asyncflow/job.log' 2>&1", path, "exec true"]
     with pytest.raises(TaskDescriptionError, match="qos"):
         options(PBS, qos="high")
 
@@ -264,10 +265,11 @@ def test_ranks_are_started_by_what_the_task_says(dialect: Dialect) -> None:
 
 def launched(dialect: Dialect, tmp_path: Path, command: str, *hosts: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "nodes").write_text("".join(f"{host}\n" for host in hosts))
-    for name in ("sort", "wc", "cat", "sh"):
+    for name in ("sort", "wc", "cat", "sh", "grep"):
         if not (tmp_path / name).exists():
             (tmp_path / name).symlink_to(f"/usr/bin/{name}")
-    environment = {"PATH": str(tmp_path), "PBS_NODEFILE": f"{tmp_path}/nodes", "LSB_DJOB_HOSTFILE": f"{tmp_path}/nodes"}
+    path = f"{tmp_path}:{tmp_path}/other"
+    environment = {"PATH": path, "PBS_NODEFILE": f"{tmp_path}/nodes", "LSB_DJOB_HOSTFILE": f"{tmp_path}/nodes"}
     argv = dialect.launch_line(["/bin/sh", "-c", command], TaskDescription(ranks=3), sys.executable)
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
@@ -290,6 +292,39 @@ def test_ranks_with_mpi(dialect: Dialect, tmp_path: Path) -> None:
     mpiexec.chmod(0o755)
     found = launched(dialect, tmp_path, 'echo "$ASYNCFLOW_RANK of $ASYNCFLOW_SIZE"', "n1", "n2")
     assert found.stdout == "2 of 3\n"
+
+
+# The end of that of PBS.
+WRAPPER = '#!/bin/sh\necho "mpiexec:  unexpected error - no non-PBS mpiexec in PBS_O_PATH" >&2\nexit 1\n'
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["none", "another"])
+def test_mpiexec_of_pbs_is_passed_over(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "mpiexec").write_text(WRAPPER)
+    (tmp_path / "mpiexec").chmod(0o755)
+    if there:
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "mpiexec").write_text(
+            '#!/bin/sh\n[ "$1 $2" = "-n 3" ] && shift 2 && PMI_RANK=2 exec "$@"\n'
+        )
+        (tmp_path / "other" / "mpiexec").chmod(0o755)
+    found = launched(PBS, tmp_path, 'echo "$ASYNCFLOW_RANK of $ASYNCFLOW_SIZE"', "n1", "n1")
+    assert sorted(found.stdout.splitlines()) == (["2 of 3"] if there else ["0 of 3", "1 of 3", "2 of 3"])
+    if not there:
+        found = launched(PBS, tmp_path, "true", "n1", "n2")
+        assert found.returncode == 127 and "launcher" in found.stderr
+
+
+def test_output_of_the_job_itself_is_kept_where_qsub_takes_its_path() -> None:
+    said = {
+        box: PBS.options(TaskDescription(), "n", box, "c")["o"] for box in ("/s/t.1", "/s/a b", "/s/h:p", "/s/\xfc")
+    }
+    assert said == {
+        "/s/t.1": "/s/t.1/.asyncflow/job.out",
+        "/s/a b": "/dev/null",
+        "/s/h:p": "/dev/null",
+        "/s/\xfc": "/dev/null",
+    }
 
 
 def test_a_job_of_the_driver_itself_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

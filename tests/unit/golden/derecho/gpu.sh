@@ -11,6 +11,7 @@
 #PBS -l place=free
 #PBS -l walltime=00:20:00
 exec >>'/scratch/me/my runs/session.000001/task.000001/.asyncflow/job.log' 2>&1
+PATH=${PBS_O_PATH:-$PATH}; export PATH
 exec /bin/sh '/scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh'
 
 # /scratch/me/my runs/session.000001/task.000001/.asyncflow/task.sh

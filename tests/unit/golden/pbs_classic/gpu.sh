@@ -11,6 +11,7 @@
 #PBS -l mem=16777216kb
 #PBS -l walltime=01:30:00
 exec >>'/scratch/me/my runs/session.000001/task.000001/.asyncflow/job.log' 2>&1
+PATH=${PBS_O_PATH:-$PATH}; export PATH
 exec /bin/sh '/scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh'
 
 # /scratch/me/my runs/session.000001/task.000001/.asyncflow/task.sh

@@ -12,6 +12,7 @@
 #PBS -l walltime=00:20:00
 #PBS -l filesystems=home:eagle
 exec >>'/scratch/me/my runs/session.000001/task.000001/.asyncflow/job.log' 2>&1
+PATH=${PBS_O_PATH:-$PATH}; export PATH
 exec /bin/sh '/scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh'
 
 # /scratch/me/my runs/session.000001/task.000001/.asyncflow/task.sh
