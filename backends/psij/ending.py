@@ -35,6 +35,10 @@ _PAUSE, _LATE, _AGAIN = 0.2, 10.0, 15.0
 _LOST = Meaning(TaskState.FAILED, FailureCause.LOST, True)
 _UNKNOWN = Meaning(TaskState.RUNNING)
 _CANCELLED = Meaning(TaskState.CANCELED, FailureCause.CANCELLED, True)
+# Of a job of which nothing is left but its record: who sends SIGTERM to a whole job, and forgets it, has deleted it.
+_FORGOTTEN = Meaning(TaskState.FAILED, FailureCause.SIGNAL, True, if_sent_term=FailureCause.CANCELLED)
+
+_NEVER_BEGAN = "it is not in the queue any more and has never begun: it was deleted, or its node could not start it"
 
 
 class Ending:
@@ -75,7 +79,9 @@ class Ending:
             if verdict is not None and (record is not None or not await self._belongs_to_another(job)):
                 if verdict.cause is FailureCause.LOST:
                     # Another attempt may follow.
-                    await self._in_thread(forbid, job.sandbox)
+                    never_began = await self._in_thread(forbid, job.sandbox)
+                    if never_began and self._may_have_been_deleted(job):
+                        verdict = Verdict(TaskState.CANCELED, FailureCause.CANCELLED, text=_NEVER_BEGAN)
                 await self.conclude(job, record, verdict)
             elif record is not None:
                 # It will run again, and leave another one.
@@ -145,7 +151,7 @@ class Ending:
 
     def _nowhere(self, job: BatchJob, record: Record | None, report: Report) -> Meaning | None:
         if record is not None:
-            return None
+            return _FORGOTTEN if self._backend.scheduler.forgetful and report.complete else None
         if not report.complete:
             return _UNKNOWN
         if job.asked is FailureCause.CANCELLED:
@@ -156,6 +162,10 @@ class Ending:
         # Should the queue have told a lie, it does not go on beside whatever is done instead.
         self.cancel(job)
         return _LOST
+
+    def _may_have_been_deleted(self, job: BatchJob) -> bool:
+        """Tell whether a job that is gone without a trace was last seen waiting, on a site that keeps no history."""
+        return self._backend.scheduler.forgetful and self._no_accounting and job.started is None and not job.why
 
     async def _accounted(self, job: BatchJob) -> JobStatus | None:
         if self._no_accounting or job.native_id is None:

@@ -41,6 +41,7 @@ class Lsf:
     """
 
     name = "lsf"
+    forgetful = False
     commands = ("bsub", "bjobs", "bkill")
 
     def __init__(self, user: str | None = None) -> None:

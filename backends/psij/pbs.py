@@ -39,6 +39,7 @@ class Pbs:
     """
 
     name = "pbs"
+    forgetful = True
     commands: Sequence[str] = ("qsub", "qstat", "qselect", "qdel")
     label = "PBS"
 
@@ -132,7 +133,9 @@ def _status(number: str, attributes: Attributes) -> JobStatus:
 
 def _reason(letter: str, attributes: Attributes) -> str:
     comment, holds = attributes.get("comment", ""), attributes.get("Hold_Types", "n")
-    return f"Hold_Types = {holds}" if letter == "H" and not comment else comment
+    if letter != "H":
+        return comment
+    return f"Hold_Types = {holds}: {comment}" if comment else f"Hold_Types = {holds}"
 
 
 def _restarts(run_count: str | None) -> int | None:

@@ -47,8 +47,8 @@ def _status(number: str, attributes: Attributes) -> JobStatus:
     comment, holds = attributes.get("comment", ""), attributes.get("Hold_Types", "n")
     if ended and not special and (signal is not None or (code or 0) > 128):
         special = _ended_by(signal, attributes)
-    if letter == "H" and not comment:
-        comment = f"Hold_Types = {holds}"
+    if letter == "H":
+        comment = f"Hold_Types = {holds}: {comment}" if comment else f"Hold_Types = {holds}"
     there = ended or letter in ("R", "E", "S")
     return JobStatus(
         native_id=number,

@@ -167,6 +167,10 @@ class Scheduler(Protocol):
     def commands(self) -> Sequence[str]:
         """The programs without which it cannot be used."""
 
+    @property
+    def forgetful(self) -> bool:
+        """Whether it forgets a job at the moment at which it ends, where the site keeps no records of ended jobs."""
+
     def parse_submitted(self, text: str) -> str | None:
         """Take the native id from what the submit command has printed; None if there is none."""
 

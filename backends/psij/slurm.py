@@ -67,6 +67,7 @@ class Slurm:
     """
 
     name = "slurm"
+    forgetful = False
     commands = ("sbatch", "squeue", "scancel")
 
     def __init__(self, user: str | None = None) -> None:

@@ -132,6 +132,20 @@ def test_reasons() -> None:
     assert "system" in (PBS.obstacle("Hold_Types = s") or "")
 
 
+@pytest.mark.parametrize("scheduler", [PBS, TORQUE], ids=["pbs", "pbs_classic"])
+def test_a_hold_with_a_comment_is_an_obstacle(scheduler: Scheduler) -> None:
+    text = (
+        b"Job Id: 1.s\n    Job_Name = n\n    job_state = H\n    Hold_Types = u\n    comment = Job held by me on Mon\n\n"
+    )
+    reason = next(iter(scheduler.parse_queue(text))).reason
+    assert reason == "Hold_Types = u: Job held by me on Mon" and "qrls" in (scheduler.obstacle(reason) or "")
+
+
+def test_deleted_in_its_first_moment() -> None:
+    found = PBS.settle(status("F/91"), "accounting")
+    assert found is not None and (found.verdict.state, found.verdict.cause) == CANCELED
+
+
 def status(state: str = "F/92", **more: Any) -> JobStatus:
     return JobStatus("1.s", state=state, **{"exit_code": 0, "nodes": "n1/0", "started": 1.0, **more})
 
