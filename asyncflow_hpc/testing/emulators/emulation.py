@@ -71,6 +71,31 @@ echo "mpiexec:  unexpected error - no non-PBS mpiexec in $name" >&2
 exit 1
 """
 
+# What the task manager starts writes to the output of the job, wherever that of who has called it goes.
+_PBSDSH = """\
+#!/bin/sh
+one=
+while getopts c:n:osuvh: option; do
+  case $option in n) one=$OPTARG ;; c) count=$OPTARG ;; esac
+done
+shift $((OPTIND - 1))
+number=0
+while read -r node; do
+  if [ "${{one:-$number}}" = "$number" ] && [ "$number" -lt "${{count:-1000000}}" ]; then
+    PBS_NODENUM=$number PBS_VNODENUM=$number "$@" </dev/null >>{place}/"${{PBS_JOBID%%.*}}.out" 2>&1 &
+  fi
+  number=$((number + 1))
+done <"$PBS_NODEFILE"
+wait
+"""
+
+_PBS_TMRSH = """\
+#!/bin/sh
+[ "$1" != -n ] || shift
+shift
+exec "$@" </dev/null >>{place}/"${{PBS_JOBID%%.*}}.out" 2>&1
+"""
+
 
 class Emulation:
     """An emulated batch system that runs on this machine; a context manager.
@@ -142,14 +167,12 @@ class Emulation:
         self.bin.mkdir()
         words = shlex.join([sys.executable, "-I", "-S", str(_CLIENT), str(self.place / "socket")])
         for name in (*COMMANDS[self.kind], CONTROL):
-            path = self.bin / name
-            path.write_text(f'#!/bin/sh\nexec {words} {name} "$@"\n')
-            path.chmod(0o755)
+            self._command(name, f'#!/bin/sh\nexec {words} {name} "$@"\n')
         if self.kind != "lsf":
             (self.place / "profile").write_text(_PROFILE.format(bin=shlex.quote(str(self.bin))))
-        if self.kind == "pbs":
-            (self.bin / "mpiexec").write_text(_MPIEXEC)
-            (self.bin / "mpiexec").chmod(0o755)
+            for name, text in (("pbsdsh", _PBSDSH), ("pbs_tmrsh", _PBS_TMRSH), ("mpiexec", _MPIEXEC)):
+                if name == "pbsdsh" or self.kind == "pbs":
+                    self._command(name, text.format(place=shlex.quote(str(self.place))))
         self._daemon = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.daemon"],
             stdin=subprocess.PIPE,
@@ -165,6 +188,11 @@ class Emulation:
             self.stop()
             raise RuntimeError(f"the emulated batch system {self.kind} did not start")
         atexit.register(self.stop)
+
+    def _command(self, name: str, text: str) -> None:
+        path = self.bin / name
+        path.write_text(text)
+        path.chmod(0o755)
 
     def stop(self) -> None:
         """End it, and all its jobs."""

@@ -80,12 +80,18 @@ class Processes:
         """Return the directory that a job has for itself while it runs."""
         return self._place / f"pbs.{job.number}"
 
+    def _output_of(self, job: Job) -> Path:
+        """Where pbsdsh finds the output of a job."""
+        return self._place / f"{job.number}.out"
+
     def start(self, job: Job) -> int | None:
         """Start the script of a job."""
         launch = job.launch
         leader = (login_shell if self._by_session else job_file)(self._place, job)
         if self._by_session:
             self.scratch(job).mkdir(0o700, exist_ok=True)
+            self._output_of(job).unlink(missing_ok=True)
+            self._output_of(job).symlink_to(launch.output or os.devnull)
         self.node_file(job).write_text("".join(f"{share.node.name}\n" * share.ranks for share in job.shares))
         directory = launch.directory if os.access(launch.directory, os.X_OK) else os.sep
         streams: list[int] = []
@@ -175,6 +181,7 @@ class Processes:
             path.unlink(missing_ok=True)
         if self._by_session:
             shutil.rmtree(self.scratch(job), ignore_errors=True)
+            self._output_of(job).unlink(missing_ok=True)
         self._gone.add(leader)
         self._on_over(job, code)
         self._send_soon()
