@@ -117,13 +117,11 @@ def test_login_shell_leads_session_and_group(lab: Lab) -> None:
 
 @on("lsf")
 def test_job_file_of_lsf_leads(lab: Lab) -> None:
-    # It outlives a signal to its group, and its background processes are waited for.
-    number = lab.submit(
-        f"(sleep 0.2; kill -TERM $$; echo waited >late) & {whole('ps -o ppid=,sid= -p $$', 'tree')}; exit 3"
-    )
-    parent, session = lab.text("tree").split()
-    assert parent == session
+    number = lab.submit(f"{whole('ps -o pid=,ppid=,pgid=,sid= -p $$', 'tree')}; exit 3")
+    pid, parent, group, session = lab.text("tree").split()
+    assert parent == group == session != pid
     assert lab.ended(number)["code"] == 3
+    # It outlives a signal to its group.
     number = lab.submit("trap 'exit 7' TERM; kill -TERM 0; sleep 600")
     assert lab.ended(number)["code"] == 7
 
@@ -146,8 +144,7 @@ def test_what_left_the_session_lives_on(lab: Lab, end: str) -> None:
     near = "(exec sh -c 'echo $$ >near.part; mv near.part near; exec sleep 600') &"
     number = lab.submit(f"{far} {near} while [ ! -e far ] || [ ! -e near ] || [ ! -e go ]; do sleep 0.05; done")
     far_pid, near_pid = lab.pid("far"), lab.pid("near")
-    if end == "deleted" or lab.kind == "lsf":
-        # The job file of LSF waits for what its script has left.
+    if end == "deleted":
         lab.run(f"{'bkill' if lab.kind == 'lsf' else 'qdel'} {number}")
     else:
         (lab.place / "go").touch()

@@ -31,11 +31,11 @@ class Leader(NamedTuple):
 
 
 # What sbatchd makes of a job. The trap has no command but a comment, so that these signals do not end the shell.
-_JOB_FILE = """\
+_JOB_FILE = b"""\
 #! /bin/sh
 trap '#' 15 10 12 2 1
 # LSBATCH: User input
-{script}
+%s
 ExitStat=$?
 wait
 # LSBATCH: End user input
@@ -63,9 +63,11 @@ def login_shell(place: Path, job: Job) -> Leader:
 
 
 def job_file(place: Path, job: Job) -> Leader:
-    """Lead a job as LSF does: a shell runs a file that runs the script, and waits for all its children."""
-    path = place / f"{job.number}.job"
-    path.write_text(_JOB_FILE.format(script=shlex.quote(str(_written(place, job)))))
+    """Lead a job as LSF does: a shell runs a file with the lines of the script, or starts one that names its shell."""
+    path, lines = place / f"{job.number}.job", job.launch.script
+    if lines.startswith(b"#!"):
+        lines = shlex.quote(str(_written(place, job))).encode()
+    path.write_bytes(_JOB_FILE % lines)
     return Leader([job.launch.shell, str(path)], job.launch.shell)
 
 
