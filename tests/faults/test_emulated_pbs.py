@@ -54,6 +54,19 @@ async def test_deleted_without_a_history(
     assert gate.starts() == ({"job": 1} if state == "running" else {})
 
 
+async def test_deleted_on_a_torque_that_keeps_nothing(root: Path) -> None:
+    with emulate("pbs_classic", **QUICK) as emulated:
+        call("qmgr", "-c", "set server keep_completed=0")
+        async with WorkflowEngine.create(backend(emulated, grace=1.0), work_dir=root, retries=3) as flow:
+            future = shell(flow)("sleep 600")
+            await running(future)
+            await until(lambda: list(root.glob("*/*/.asyncflow/host")))
+            call("qdel", job_of(future))
+            with pytest.raises(asyncio.CancelledError):
+                await future
+        assert emulated.called()[SUBMIT["pbs_classic"]] == 1
+
+
 async def test_ends_without_a_history(root: Path, forgetful: Emulation) -> None:
     async with WorkflowEngine.create(backend(forgetful, grace=1.0), work_dir=root, retries=0) as flow:
         assert await shell(flow)("echo out") == "out\n"
