@@ -13,10 +13,11 @@ from .arguments import Found, scan
 from .blocks import BlockScope, current_scope
 from .command import exact
 from .components import BLOCK, FUNCTION, NO_FILES, Spec
-from .data import check_files
+from .data import InputFile, check_files
 from .errors import ArgumentError, CycleError, DescriptionTypeError, EngineClosedError
 from .futures import ServiceFuture, TaskFuture
 from .linking import check_producers
+from .masking import masked_url
 
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
@@ -161,9 +162,13 @@ def _metadata(found: Found | None) -> Any:
     return {
         # Names only: a task's own dict would keep the results of all before it alive.
         "dependencies": [future.brief for future in found.futures],
-        "input_files": [item.other_task_file or item.remote_url or str(item.filepath) for item in found.inputs],
+        "input_files": [_place_of(item) for item in found.inputs],
         "output_files": [item.filename for item in found.outputs],
     }
+
+
+def _place_of(item: InputFile) -> str:
+    return item.other_task_file or (masked_url(item.remote_url) if item.remote_url else str(item.filepath))
 
 
 def _refuse_cycle(engine: WorkflowEngine, spec: Spec, scope: BlockScope, found: Found) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from .errors import StagingConflictError, StagingError
+from .masking import masked_url
 
 if TYPE_CHECKING:
     from .futures import TaskFuture
@@ -61,15 +62,18 @@ class InputFile:
         if not text:
             raise ValueError("InputFile needs a URL, a path or the name of another task's output; it was given ''")
         if action not in get_args(Action):
-            raise ValueError(f"action of InputFile({text!r}) must be 'link', 'copy' or 'move', not {action!r}")
+            raise ValueError(f"action of InputFile({_shown(text)!r}) must be 'link', 'copy' or 'move', not {action!r}")
         if sha256 is not None and (len(sha256) != 64 or not set(sha256.lower()) <= set("0123456789abcdef")):
-            raise ValueError(f"sha256 of InputFile({text!r}) must be 64 hexadecimal digits, not {sha256!r}")
+            raise ValueError(f"sha256 of InputFile({_shown(text)!r}) must be 64 hexadecimal digits, not {sha256!r}")
         if task is not None and not isinstance(getattr(task, "uid", None), str):
-            raise TypeError(f"task of InputFile({text!r}) must be the future of a task, not {task!r}")
+            raise TypeError(f"task of InputFile({_shown(text)!r}) must be the future of a task, not {task!r}")
         self.remote_url: str | None = None
         self.local_file: str | None = None
         self.other_task_file: str | None = None
-        url = urlsplit(text)
+        try:
+            url = urlsplit(text)
+        except ValueError:
+            raise ValueError(f"InputFile({_shown(text)!r}) is an invalid URL") from None
         # One letter is no scheme; and a file of ours may well be called "a:b".
         if len(url.scheme) > 1 and text[len(url.scheme) :].startswith("://"):
             self.remote_url = text
@@ -91,7 +95,11 @@ class InputFile:
         return None, {slot: getattr(self, slot) if slot != "task" else None for slot in self.__slots__}
 
     def __repr__(self) -> str:
-        return f"InputFile({self.remote_url or self.local_file or self.other_task_file!r})"
+        return f"InputFile({_shown(self.remote_url or self.local_file or self.other_task_file or '')!r})"
+
+
+def _shown(file: str) -> str:
+    return masked_url(file) if "://" in file else file
 
 
 class OutputFile:

@@ -19,6 +19,7 @@ from .errors import SessionError
 from .events import SCHEMA, SessionClosed, SessionOpened, TaskEnded, TaskReady, TaskRunning, TaskSubmitted
 from .journal import Journal, journal_path, read_events
 from .lease import LEASE, Lease, this_host
+from .masking import masked
 from .outcome import text_of
 from .recognition import Recognition
 from .session import Session, make_session
@@ -114,7 +115,7 @@ class Recording:
             secret=self.session.secret,
             host=this_host(),
             pid=os.getpid(),
-            script=tuple(map(str, sys.argv)),
+            script=tuple(masked(str(word)) for word in sys.argv),
             version=__version__,
             python=platform.python_version(),
             resumed=self.past is not None,

@@ -120,7 +120,7 @@ class LocalExecutionBackend(SandboxBackend):
         self.workers = FunctionWorkers(self.mark, self)
         # Not the loop's own threads: the script's functions may fill those.
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="asyncflow-local")
-        self._fetching = Fetching[Attempt](self._fetched, self.threads)
+        self._fetching = Fetching[Attempt](self._fetched)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
         self.null = os.open(os.devnull, os.O_RDWR)

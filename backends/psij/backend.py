@@ -136,7 +136,7 @@ class PsijExecutionBackend(SandboxBackend):
         await asyncio.get_running_loop().run_in_executor(self.threads, load_psij)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
-        self._fetching = Fetching[BatchJob](self._fetched, self.threads)
+        self._fetching = Fetching[BatchJob](self._fetched)
         self._placing = Placing(self, self._timeout, self._pace.at_once)
         self._ending = Ending(self)
         self._services = Services(self)

@@ -136,7 +136,7 @@ class RadicalExecutionBackend(SandboxBackend):
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="asyncflow-pilot-task")
         self._all_ended = asyncio.Event()
         self._all_ended.set()
-        self._fetching = Fetching[PilotJob](self._fetched, self.threads)
+        self._fetching = Fetching[PilotJob](self._fetched)
         self._placing = Placing(self)
         self._ending = Ending(self)
         self._services = Services(self)

@@ -11,30 +11,35 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import IO, Any
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import IO, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from asyncflow_hpc.data import BOOKKEEPING
-from asyncflow_hpc.errors import StagingConflictError, StagingError
+from asyncflow_hpc.errors import ConfigurationError, StagingConflictError, StagingError
+from asyncflow_hpc.masking import masked_url
+from asyncflow_hpc.units import parse_memory, parse_walltime
 
 from .plan import Plan, Transfer
+from .transport import CHUNK, THREAD, TransientError, opened
 
 __all__ = ["Downloads", "remote"]
 
 log = logging.getLogger(__name__)
 
-# Seconds to wait for a connection, and for the next bytes of an answer.
-_CONNECT, _READ = 15, 60
+Result = TypeVar("Result")
 
 _TRIES, _PAUSE = 4, 1.0
-_CHUNK = 1 << 20
 
-# Answers that may be better another time; RFC 9110 and RFC 6585.
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Downloads of a session at the same time.
+_AT_ONCE = 4
+
+# Limits of one download, with all its tries: a duration, and a size.
+_TIME, _SIZE = "ASYNCFLOW_DOWNLOAD_TIME", "ASYNCFLOW_DOWNLOAD_SIZE"
+_DEFAULT_TIME, _DEFAULT_SIZE = "02:00:00", "100GB"
 
 
 def remote(plan: Plan) -> bool:
@@ -42,21 +47,55 @@ def remote(plan: Plan) -> bool:
     return any("://" in place for transfer in plan.transfers for place in transfer.places[:1])
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What one download may take: seconds and bytes."""
+
+    time: float
+    size: int
+
+    @classmethod
+    def of_environment(cls) -> _Limits:
+        time, size = os.environ.get(_TIME) or _DEFAULT_TIME, os.environ.get(_SIZE) or _DEFAULT_SIZE
+        try:
+            return cls(parse_walltime(float(time) if time.isdecimal() else time), parse_memory(size))
+        except ValueError as error:
+            raise ConfigurationError(f"{_TIME}={time!r} or {_SIZE}={size!r} is invalid: {error}") from error
+
+
+class _Download:
+    """One URL on its way.
+
+    Attributes:
+        task: returns the path of the file.
+        takers: tasks that wait for it.
+    """
+
+    def __init__(self, task: asyncio.Task[str]) -> None:
+        self.task = task
+        self.takers = 0
+
+    def failed(self) -> bool:
+        """Tell whether it is over without a file."""
+        return self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
+
+
 class Downloads:
     """What one session has fetched.
 
+    A thread that waits for a server cannot be interrupted. So each download has a daemon thread of its own, for which
+    nobody waits when the download is given up; it ends with the next bytes that arrive, or with the process.
+
     Args:
         session: its directory, which is there.
-        threads: in which it reads and writes.
     """
 
-    def __init__(self, session: str, threads: Executor) -> None:
-        self._threads = threads
+    def __init__(self, session: str) -> None:
         self._directory = f"{session}/{BOOKKEEPING}/downloads"
-        self._fetching: dict[str, asyncio.Future[str]] = {}
+        self._downloads: dict[str, _Download] = {}
         self._digests: dict[str, str] = {}
         self._checked: set[str] = set()
-        self._stopped = threading.Event()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def localized(self, plan: Plan) -> Plan:
         """Fetch what a plan needs.
@@ -66,6 +105,7 @@ class Downloads:
 
         Raises:
             StagingError: something cannot be fetched, or is not what it should be.
+            ConfigurationError: invalid limits.
         """
         transfers = [await self._localized(transfer) for transfer in plan.transfers]
         return replace(plan, transfers=tuple(transfers))
@@ -78,7 +118,7 @@ class Downloads:
         if parts.scheme == "file":
             path = unquote(parts.path)
             if transfer.sha256 is not None:
-                await self._in_thread(_check_file, path, url, transfer.sha256)
+                await _in_thread(_check_file, path, url, transfer.sha256)
             return replace(transfer, places=(path,))
         path = await self._fetched(url, transfer.sha256)
         # Other tasks use it too.
@@ -86,70 +126,131 @@ class Downloads:
 
     async def _fetched(self, url: str, sha256: str | None) -> str:
         if sha256 is not None and self._digests.setdefault(url, sha256) != sha256:
-            raise StagingConflictError(f"two tasks want {url} with different sha256: {self._digests[url]}, {sha256}")
-        fetching = self._fetching.get(url)
-        if fetching is None or (fetching.done() and (fetching.cancelled() or fetching.exception() is not None)):
+            raise StagingConflictError(
+                f"two tasks want {masked_url(url)} with different sha256: {self._digests[url]}, {sha256}"
+            )
+        download = self._downloads.get(url)
+        if download is None or download.failed():
             # Also for a task that does not care: it is the same file that another one gets.
             digest = self._digests.get(url)
-            fetching = self._fetching[url] = self._in_thread(self._fetch, url, digest)
+            work = asyncio.get_running_loop().create_task(self._fetch_in_turn(url, digest))
+            download = self._downloads[url] = _Download(work)
             if digest is not None:
                 self._checked.add(url)
-        # One task that is cancelled does not take it away from the others.
-        path = await asyncio.shield(fetching)
+        path = await self._taken(url, download)
         if sha256 is not None and url not in self._checked:
-            await self._in_thread(_check_file, path, url, sha256)
+            await _in_thread(_check_file, path, url, sha256)
             self._checked.add(url)
         return path
 
-    def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+    async def _taken(self, url: str, download: _Download) -> str:
+        download.takers += 1
+        try:
+            # One task that is cancelled does not take it away from the others.
+            return await asyncio.shield(download.task)
+        finally:
+            download.takers -= 1
+            if not download.takers and not download.task.done():
+                download.task.cancel()
+                if self._downloads.get(url) is download:
+                    del self._downloads[url]
 
-    def _fetch(self, url: str, sha256: str | None) -> str:
+    async def _fetch_in_turn(self, url: str, sha256: str | None) -> str:
+        limits, stopped = _Limits.of_environment(), threading.Event()
+        async with self._turns:
+            try:
+                return await asyncio.wait_for(_in_thread(self._fetch, url, sha256, limits.size, stopped), limits.time)
+            except asyncio.TimeoutError:
+                raise StagingError(
+                    f"{masked_url(url)} cannot be fetched within {limits.time:g} s; {_TIME} sets the limit"
+                ) from None
+            finally:
+                stopped.set()
+
+    def _fetch(self, url: str, sha256: str | None, size: int, stopped: threading.Event) -> str:
         name = unquote(urlsplit(url).path).rstrip("/").rsplit("/", 1)[-1] or "downloaded_file"
         directory = f"{self._directory}/{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         path = f"{directory}/{name.replace(chr(0), '_')}"
-        part = f"{directory}/.part"
+        # Of its own: a thread that was given up may still write.
+        part = f"{directory}/.{uuid.uuid4().hex}.part"
         try:
             os.makedirs(directory, 0o700, exist_ok=True)
-            self._download(url, part)
+            _download(url, part, size, stopped)
             if sha256 is not None:
                 _check_file(part, url, sha256)
+            _refuse_stopped(stopped)
             os.replace(part, path)
         except OSError as error:
-            raise StagingError(f"{url} cannot be kept in {directory}: {error.strerror or error}") from error
+            raise StagingError(f"{masked_url(url)} cannot be kept in {directory}: {error.strerror or error}") from None
         finally:
-            if os.path.lexists(part):
+            with suppress(FileNotFoundError):
                 os.unlink(part)
         return path
 
-    def _download(self, url: str, part: str) -> None:
-        for number in range(1, _TRIES + 1):
-            try:
-                with _opened(url) as chunks, open(part, "wb") as stream:
-                    self._save(chunks, stream)
-                return
-            except _TransientError as error:
-                if number == _TRIES:
-                    raise StagingError(f"{url} cannot be fetched, tried {_TRIES} times: {error}") from error
-                log.warning("%s cannot be fetched, will be tried again: %s", url, error)
-                self._stopped.wait(_PAUSE * 2 ** (number - 1))
-            self._refuse_stopped()
-
-    def _save(self, chunks: Iterable[bytes], stream: IO[bytes]) -> None:
-        for chunk in chunks:
-            self._refuse_stopped()
-            _keep(stream.write, chunk)
-        _keep(stream.flush)
-        _keep(os.fsync, stream.fileno())
-
-    def _refuse_stopped(self) -> None:
-        if self._stopped.is_set():
-            raise StagingError("the session ended while a file was fetched")
-
     async def close(self) -> None:
-        """Stop what is being fetched."""
-        self._stopped.set()
-        await asyncio.gather(*self._fetching.values(), return_exceptions=True)
+        """Give up what is being fetched."""
+        tasks = [download.task for download in self._downloads.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _in_thread(function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
+    """Call a function in a daemon thread, for which neither the executor nor the end of the process waits."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(error: BaseException | None, result: Any) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def call() -> None:
+        error, result = None, None
+        try:
+            result = function(*arguments)
+        except BaseException as raised:
+            error = raised
+        # The loop may be closed.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, error, result)
+
+    threading.Thread(target=call, name=THREAD, daemon=True).start()
+    return future
+
+
+def _download(url: str, part: str, size: int, stopped: threading.Event) -> None:
+    for number in range(1, _TRIES + 1):
+        try:
+            with open(part, "wb") as stream, opened(url) as chunks:
+                _save(chunks, stream, url, size, stopped)
+            return
+        except TransientError as error:
+            if number == _TRIES:
+                raise StagingError(f"{masked_url(url)} cannot be fetched, tried {_TRIES} times: {error}") from None
+            _refuse_stopped(stopped)
+            log.warning("%s cannot be fetched, will be tried again: %s", masked_url(url), error)
+            stopped.wait(_PAUSE * 2 ** (number - 1))
+        _refuse_stopped(stopped)
+
+
+def _save(chunks: Iterable[bytes], stream: IO[bytes], url: str, size: int, stopped: threading.Event) -> None:
+    for chunk in chunks:
+        _refuse_stopped(stopped)
+        size -= len(chunk)
+        if size < 0:
+            raise StagingError(f"{masked_url(url)} is larger than a download may be; {_SIZE} sets the limit")
+        _keep(stream.write, chunk)
+    _keep(stream.flush)
+    _keep(os.fsync, stream.fileno())
+
+
+def _refuse_stopped(stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise StagingError("the download was given up")
 
 
 def _keep(write: Callable[..., Any], *arguments: Any) -> None:
@@ -160,77 +261,15 @@ def _keep(write: Callable[..., Any], *arguments: Any) -> None:
         raise StagingError(f"a download cannot be kept: {error.strerror}") from error
 
 
-class _TransientError(Exception):
-    """A failure that may be gone the next time."""
-
-
-@contextmanager
-def _opened(url: str) -> Iterator[Iterator[bytes]]:
-    if urlsplit(url).scheme in ("http", "https"):
-        with _http(url) as chunks:
-            yield chunks
-    else:
-        with _through_fsspec(url) as stream:
-            yield iter(lambda: stream.read(_CHUNK), b"")
-
-
-@contextmanager
-def _http(url: str) -> Iterator[Iterator[bytes]]:
-    import requests
-    import urllib3.exceptions
-
-    try:
-        with requests.get(url, stream=True, timeout=(_CONNECT, _READ)) as answer:
-            if answer.status_code in _TRANSIENT:
-                raise _TransientError(f"{answer.status_code} {answer.reason}")
-            if not answer.ok:
-                raise StagingError(f"{url} cannot be fetched: {answer.status_code} {answer.reason}")
-            # A connection that breaks early must not pass for the end of the file.
-            answer.raw.enforce_content_length = True
-            yield answer.iter_content(_CHUNK)
-    except (
-        requests.ConnectionError,
-        requests.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-        urllib3.exceptions.HTTPError,
-    ) as error:
-        raise _TransientError(str(error)) from error
-    except requests.RequestException as error:
-        raise StagingError(f"{url} cannot be fetched: {error}") from error
-
-
-@contextmanager
-def _through_fsspec(url: str) -> Iterator[Any]:
-    scheme = urlsplit(url).scheme
-    try:
-        import fsspec
-    except ImportError:
-        raise StagingError(
-            f"{url} cannot be fetched: '{scheme}' needs fsspec; `pip install 'asyncflow-hpc[remote]'`"
-        ) from None
-    try:
-        with fsspec.open(url, "rb") as stream:
-            yield stream
-    except StagingError:
-        raise
-    except (ImportError, ValueError) as error:
-        # It names the package that a scheme needs, or does not know the scheme.
-        raise StagingError(f"{url} cannot be fetched: {error}") from error
-    except FileNotFoundError as error:
-        raise StagingError(f"{url} is not there") from error
-    except Exception as error:
-        raise _TransientError(str(error)) from error
-
-
 def _check_file(path: str, url: str, sha256: str) -> None:
     try:
         with open(path, "rb") as stream:
             digest = hashlib.sha256()
-            shutil.copyfileobj(stream, _Digester(digest), _CHUNK)
+            shutil.copyfileobj(stream, _Digester(digest), CHUNK)
     except OSError as error:
-        raise StagingError(f"{url} cannot be read: {error.strerror}") from error
+        raise StagingError(f"{masked_url(url)} cannot be read: {error.strerror}") from error
     if digest.hexdigest() != sha256:
-        raise StagingError(f"{url} has sha256 {digest.hexdigest()}, not {sha256}")
+        raise StagingError(f"{masked_url(url)} has sha256 {digest.hexdigest()}, not {sha256}")
 
 
 class _Digester:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -31,12 +30,10 @@ class Fetching(Generic[PlannedT]):
 
     Args:
         on_fetched: called with an attempt, and with what went wrong where something did.
-        threads: in which files are written.
     """
 
-    def __init__(self, on_fetched: Callable[[PlannedT, Exception | None], None], threads: Executor) -> None:
+    def __init__(self, on_fetched: Callable[[PlannedT, Exception | None], None]) -> None:
         self._on_fetched = on_fetched
-        self._threads = threads
         self._downloads: dict[Path, Downloads] = {}
         self._running: dict[str, tuple[PlannedT, asyncio.Task[None]]] = {}
 
@@ -44,7 +41,7 @@ class Fetching(Generic[PlannedT]):
         """Fetch what an attempt needs."""
         downloads = self._downloads.get(session)
         if downloads is None:
-            downloads = self._downloads[session] = Downloads(str(session), self._threads)
+            downloads = self._downloads[session] = Downloads(str(session))
         uid = attempt.task["uid"]
         work = asyncio.get_running_loop().create_task(self._fetch(attempt, downloads))
         self._running[uid] = (attempt, work)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from asyncflow_hpc.data import BOOKKEEPING, Action, InputFile, OutputFile, name_in_sandbox
 from asyncflow_hpc.errors import StagingConflictError, StagingError
+from asyncflow_hpc.masking import masked_url
 from asyncflow_hpc.task import Task
 
 __all__ = [
@@ -215,7 +216,7 @@ def _from_path(path: str | None, item: InputFile | None, wishes: Wishes) -> Tran
         left = tuple(f"{source.sandbox}/{path}" for source in wishes.tasks.values() if source.sandbox is not None)
         return Transfer(left, name, action, repr(path), otherwise=os.path.abspath(path))
     if item is not None and item.remote_url is not None:
-        return Transfer((item.remote_url,), name, action, item.remote_url, sha256=item.sha256)
+        return Transfer((item.remote_url,), name, action, masked_url(item.remote_url), sha256=item.sha256)
     return Transfer((os.path.abspath(path),), name, action, path)
 
 

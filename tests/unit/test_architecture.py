@@ -24,6 +24,7 @@ CONTRACT = {
     "earlier",
     "errors",
     "limits",
+    "masking",
     "session",
     "site_model",
     "sites",
