@@ -9,7 +9,7 @@ from typing import Protocol
 from asyncflow_hpc.task import Task, TaskDescription
 
 from .output import read_output
-from .readiness import until_ready
+from .readiness import noted_ready_file, until_ready
 
 __all__ = ["Services"]
 
@@ -73,6 +73,7 @@ class Services:
         # It counts as running a little before its script begins.
         while not (place := await loop.run_in_executor(threads, host)):  # noqa: ASYNC110
             await asyncio.sleep(_POLL)
-        result = await until_ready(job.description, job.sandbox, lambda: place, threads, _POLL)
+        before = await loop.run_in_executor(threads, noted_ready_file, job.sandbox)
+        result = await until_ready(job.description, job.sandbox, lambda: place, threads, _POLL, before)
         self.ready.add(job.uid)
         self._backend.report_ready(job.task, result)

@@ -16,7 +16,7 @@ from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription
 
 from ..output import read_large, read_output
-from ..readiness import answers, until_ready
+from ..readiness import State, answers, state_of_ready_file, until_ready
 from ..sandbox import sandbox_of
 from ..shortage import PAUSE, is_short
 from ..staging.apply import missing
@@ -74,6 +74,7 @@ class Attempt(ABC):
         self._cause: FailureCause | None = None
         self._walltime: asyncio.TimerHandle | None = None
         self._readiness: asyncio.Task[None] | None = None
+        self._ready_file: State | None = None
         self._ready = False
         self._settling: asyncio.Task[None] | None = None
         self._over = False
@@ -95,13 +96,15 @@ class Attempt(ABC):
             self._cause = cause
         self._terminate(grace)
 
-    def check_port(self) -> None:
-        """Refuse a service whose port answers before it has started: another's answer would pass for its own.
+    def look_before_start(self) -> None:
+        """Look at the file and the port of a service before it starts: another's must not pass for its own.
 
         Raises:
             ConfigurationError: the port is taken.
         """
         port = self.description.ready_port
+        if self.task.get("is_service"):
+            self._ready_file = state_of_ready_file(self.description, self.sandbox)
         if self.task.get("is_service") and port is not None and answers(_HERE, port):
             raise ConfigurationError(
                 f"port {port} of service '{self.task['name']}' is answered by another process already"
@@ -146,7 +149,9 @@ class Attempt(ABC):
 
     async def _watch_service(self) -> None:
         threads = self.backend.threads
-        result = await until_ready(self.description, self.sandbox, lambda: _HERE, threads, _SERVICE_POLL)
+        result = await until_ready(
+            self.description, self.sandbox, lambda: _HERE, threads, _SERVICE_POLL, self._ready_file
+        )
         self._ready = True
         self.backend.report_ready(self.task, result)
 

@@ -256,7 +256,7 @@ class LocalExecutionBackend(SandboxBackend):
         self._attempts[uid] = attempt
         self._all_ended.clear()
         try:
-            attempt.check_port()
+            attempt.look_before_start()
             attempt.start()
         except Exception as error:
             if is_short(error) and attempt.holds_slots:

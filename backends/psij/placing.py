@@ -19,6 +19,7 @@ from asyncflow_hpc.task import command_of
 
 from ..away import PickledCall, runner_argv
 from ..pickling import FunctionPickles
+from ..readiness import note_ready_file
 from ..run_script import RunScript, forbid, script_path, write_script
 from ..sandbox import current_umask, make_sandbox
 from ..shortage import is_short
@@ -111,6 +112,7 @@ class Placing:
             call.leave(job.sandbox)
         try:
             write_script(self._script(job))
+            note_ready_file(job.task, job.description, job.sandbox)
         except OSError as error:
             raise SessionError(f"the run script of {job.uid} cannot be written: {error}") from error
 

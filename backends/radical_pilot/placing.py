@@ -29,6 +29,7 @@ from ..pickling import FunctionPickles
 from ..psij.commands import clean_environment
 from ..psij.mpi import RANKS
 from ..psij.slurm_dialect import SlurmDialect
+from ..readiness import note_ready_file
 from ..run_script import RunScript, script_path, write_script
 from ..sandbox import current_umask, make_sandbox, sandbox_of
 from ..task_script import TaskScript
@@ -163,6 +164,7 @@ class Placing:
             if job.by_raptor:
                 return self._request(job, starter)
             write_script(self.script(job))
+            note_ready_file(job.task, job.description, job.sandbox)
         except OSError as error:
             raise SessionError(f"the run script of {job.uid} cannot be written: {error}") from error
         argv = [*_APART, "/bin/sh", starter, script_path(job.sandbox)]

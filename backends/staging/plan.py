@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from asyncflow_hpc.data import BOOKKEEPING, Action, InputFile, OutputFile, name_in_sandbox
 from asyncflow_hpc.errors import StagingConflictError, StagingError
 from asyncflow_hpc.masking import masked_url
-from asyncflow_hpc.task import Task
+from asyncflow_hpc.task import Task, describe
 
 __all__ = [
     "Delivery",
@@ -111,12 +111,14 @@ class Plan:
 
     Attributes:
         promised: what the task must have written, relative to where it ran.
+        ready_file: by which a service tells that it is ready, relative to the sandbox; None where it has none there.
     """
 
     transfers: tuple[Transfer, ...] = ()
     dependencies: tuple[Dependency, ...] = ()
     promised: tuple[str, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
+    ready_file: str | None = None
 
     @property
     def stages_in(self) -> bool:
@@ -124,9 +126,13 @@ class Plan:
         return bool(self.transfers or self.dependencies)
 
     def reserved(self) -> frozenset[str]:
-        """Names that no file of a dependency may take: of declared files, of promised ones, of links to sandboxes."""
+        """Names that no file of a dependency may take: of declared files, of promised ones, of links to sandboxes.
+
+        Another service's file would make a service ready at once.
+        """
         links = (dependency.link for dependency in self.dependencies)
-        return frozenset(transfer.name for transfer in self.transfers).union(self.promised, links)
+        ready = () if self.ready_file is None else (self.ready_file,)
+        return frozenset(transfer.name for transfer in self.transfers).union(self.promised, links, ready)
 
 
 NOTHING = Plan()
@@ -166,7 +172,22 @@ def make_plan(task: Task, session: str, device_of: Callable[[str], int]) -> Plan
     copied = _Copied(session, device_of)
     transfers = _transfers(task, wishes, copied)
     dependencies = tuple(_dependencies(task, wishes, session, copied, transfers))
-    return Plan(transfers, dependencies, promised, deliveries)
+    ready_file = _ready_file(task, transfers)
+    return Plan(transfers, dependencies, promised, deliveries, ready_file)
+
+
+def _ready_file(task: Task, transfers: Iterable[Transfer]) -> str | None:
+    description = describe(task)
+    if not task.get("is_service") or description.ready_file is None or description.cwd is not None:
+        return None
+    ready_file = os.path.normpath(description.ready_file)
+    for transfer in transfers:
+        if f"{ready_file}/".startswith(f"{transfer.name}/"):
+            raise StagingConflictError(
+                f"{task['uid']} '{task['name']}': input {transfer.origin} would be in the place of its ready_file,"
+                f" {ready_file!r}, and make it ready at once; give one of them another name"
+            )
+    return None if os.path.isabs(ready_file) else ready_file
 
 
 class _Copied:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import socket
+from pathlib import Path
 
 import pytest
 
-from asyncflow_hpc import WorkflowEngine
-from asyncflow_hpc.errors import TaskFailedError
+from asyncflow_hpc import InputFile, WorkflowEngine
+from asyncflow_hpc.errors import StagingConflictError, TaskFailedError
 from asyncflow_hpc.testing.waiting import until
 
 from .tasks import shell
@@ -27,6 +29,45 @@ async def test_service(flow: WorkflowEngine) -> None:
     assert await dependent == "used\n"
     assert service.cancel()
     await until(lambda: service.state == "CANCELLED")
+
+
+@pytest.mark.needs("executables", "sandbox", "staging", "cancel_running")
+@pytest.mark.parametrize("where", ["absolute", "cwd", "dependency", "directory", "fifo"])
+async def test_a_ready_file_of_another(flow: WorkflowEngine, root: Path, where: str) -> None:
+    """What was there before the service started does not make it ready, nor does what is no file."""
+    serve, use = shell(flow, service=True), shell(flow)
+    place = root / "place"
+    place.mkdir()
+    name, described, arguments = "address", {"ready_file": "address"}, []
+    begin = {"directory": "mkdir address", "fifo": "mkfifo address"}.get(where, "true")
+    if where == "dependency":
+        arguments.append(use("echo stale >address"))
+    elif where in ("absolute", "cwd"):
+        name = str(place / "address")
+        described = {"ready_file": name} if where == "absolute" else {"ready_file": "address", "cwd": str(place)}
+        Path(name).write_text("stale\n")
+    begun, go, ready = map(shlex.quote, (f"{place}/begun", f"{place}/go", name))
+    command = f"{begin}; echo >{begun}; until [ -e {go} ]; do sleep 0.05; done"
+    # The new content is no longer than the old one.
+    command += f"; rm -rf {ready}; echo fresh >part; mv part {ready}"
+    service = serve(f"{command}; exec sleep 600", *arguments, task_description=described)
+    await until((place / "begun").exists)
+    # Time enough to be ready too early.
+    assert await use("sleep 1; echo used") == "used\n"
+    assert not service.done()
+    (place / "go").touch()
+    assert await service == "fresh"
+    assert service.cancel()
+    await until(lambda: service.state == "CANCELLED")
+
+
+@pytest.mark.needs("executables", "sandbox", "staging")
+async def test_a_ready_file_that_is_an_input(flow: WorkflowEngine, root: Path) -> None:
+    (root / "address").write_text("stale")
+    with pytest.raises((StagingConflictError, TaskFailedError), match="ready_file"):
+        await shell(flow, service=True)(
+            "sleep 600", InputFile(root / "address"), task_description={"ready_file": "./address"}
+        )
 
 
 @pytest.mark.needs("functions", "processes")
