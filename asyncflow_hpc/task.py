@@ -202,7 +202,7 @@ class TaskDescription:
 
     ranks: int = _key(_count, "processes of the task", 1)
     ranks_per_node: int | None = _key(_count, "at most so many ranks on a node")
-    cores_per_rank: int = _key(_count, "cores of each rank", 1)
+    cores_per_rank: int = _key(_count, "cores of each rank; OMP_NUM_THREADS and its kin follow", 1)
     gpus_per_rank: int = _key(_count_or_zero, "GPUs of each rank", 0)
     mem_per_rank: int | None = _key(parse_memory, "memory of each rank: bytes, or text such as '4GB' (powers of 1024)")
     nodes: int | None = _key(_count, "nodes to spread over")

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from asyncflow_hpc.errors import SessionError
 from asyncflow_hpc.session import attempt_name, make_session
+from asyncflow_hpc.task import TaskDescription
 
-__all__ = ["attempt_name", "current_umask", "make_sandbox", "make_session", "own_variables", "sandbox_of", "write_file"]
+__all__ = [
+    "attempt_name",
+    "current_umask",
+    "make_sandbox",
+    "make_session",
+    "own_variables",
+    "sandbox_of",
+    "thread_variables",
+    "write_file",
+]
+
+# By which libraries learn how many threads to start; else they start one for each core of the machine.
+_OPENMP = "OMP_NUM_THREADS"
+_LIBRARIES = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 def sandbox_of(session: str, uid: str, attempt: int = 0) -> str:
@@ -50,6 +71,24 @@ def own_variables(uid: str, session: str, sandbox: str, attempt: int) -> dict[st
         "ASYNCFLOW_SANDBOX": sandbox,
         "ASYNCFLOW_ATTEMPT": str(attempt),
     }
+
+
+def thread_variables(description: TaskDescription, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Make the variables that limit the threads of a rank to its cores.
+
+    Those that the user has set hold, in the task's environment or in the driver's. The libraries read their own
+    variables before OMP_NUM_THREADS, so these are left alone where the user has set that one.
+
+    Args:
+        environment: the driver's.
+    """
+    given = {name: environment[name] for name in (_OPENMP, *_LIBRARIES) if name in environment}
+    if "PBS_JOBID" in environment and environment.get(_OPENMP) == environment.get("NCPUS"):
+        # PBS has set it, for the job in which the driver runs.
+        given.pop(_OPENMP, None)
+    given.update((name, value) for name, value in description.environment.items() if name in (_OPENMP, *_LIBRARIES))
+    wanted = () if _OPENMP in given else (_OPENMP, *_LIBRARIES)
+    return {**dict.fromkeys(wanted, str(description.cores_per_rank)), **given}
 
 
 def write_file(path: str, data: bytes, mode: int = 0o600) -> None:

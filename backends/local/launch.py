@@ -11,7 +11,7 @@ from pathlib import Path
 from asyncflow_hpc.command import argv_of
 from asyncflow_hpc.task import Task, TaskDescription, command_of
 
-from ..sandbox import own_variables
+from ..sandbox import own_variables, thread_variables
 from .ranks import GPU_VARIABLES
 from .slots import Grant, Request
 
@@ -38,6 +38,7 @@ def environment_for(
     environment = own_variables(task["uid"], session, sandbox, task.get("attempt", 0))
     if gpus_counted:
         environment.update(dict.fromkeys(GPU_VARIABLES, ",".join(grant.gpus)))
+    environment.update(thread_variables(description))
     environment.update(description.environment)
     return environment
 

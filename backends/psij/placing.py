@@ -21,7 +21,7 @@ from ..away import PickledCall, runner_argv
 from ..pickling import FunctionPickles
 from ..readiness import note_ready_file
 from ..run_script import RunScript, forbid, script_path, write_script
-from ..sandbox import current_umask, make_sandbox
+from ..sandbox import current_umask, make_sandbox, thread_variables
 from ..shortage import is_short
 from ..task_script import TaskScript
 from .commands import CommandTimeoutError
@@ -124,8 +124,9 @@ class Placing:
             argv = argv_of(command_of(task), description.shell)
         dialect = self._backend.dialect
         line = dialect.launch_line(argv, description, self._backend.python)
+        environment = {**thread_variables(description), **description.environment}
         return RunScript(
-            task=TaskScript.of(task, description, job.session, job.sandbox, job.attempt, line, description.environment),
+            task=TaskScript.of(task, description, job.session, job.sandbox, job.attempt, line, environment),
             nonce=job.nonce,
             plan=job.plan,
             umask=current_umask(),

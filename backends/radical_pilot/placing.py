@@ -31,7 +31,7 @@ from ..psij.mpi import RANKS
 from ..psij.slurm_dialect import SlurmDialect
 from ..readiness import note_ready_file
 from ..run_script import RunScript, script_path, write_script
-from ..sandbox import current_umask, make_sandbox, sandbox_of
+from ..sandbox import current_umask, make_sandbox, sandbox_of, thread_variables
 from ..task_script import TaskScript
 from .jobs import PilotJob
 from .raptor import call_task, server_text, why_not
@@ -202,7 +202,8 @@ class Placing:
 
     def _environment(self, job: PilotJob) -> dict[str, str]:
         hides = self._backend.pool.settings.room.gpus and not job.description.gpus_per_rank
-        return {**(dict.fromkeys(GPU_VARIABLES, "") if hides else {}), **job.description.environment}
+        hidden = dict.fromkeys(GPU_VARIABLES, "") if hides else {}
+        return {**hidden, **thread_variables(job.description), **job.description.environment}
 
     def script(self, job: PilotJob) -> RunScript:
         """Return the run script of a task."""

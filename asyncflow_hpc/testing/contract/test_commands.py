@@ -141,6 +141,26 @@ async def test_environment(flow: WorkflowEngine) -> None:
 
 
 @pytest.mark.needs("driver_environment")
+async def test_threads_follow_the_cores(flow: WorkflowEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    kin = ["OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"]
+    names = [*(f"{name}_NUM_THREADS" for name in kin), "VECLIB_MAXIMUM_THREADS"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    show = shell(flow)
+    text = f"echo {' '.join(f'${{{name}-none}}' for name in names)}"
+    assert (await show(text)).split() == ["1"] * 6
+    cores = {"cores_per_rank": 2}
+    assert (await show(text, task_description=cores)).split() == ["2"] * 6
+    # What the user says holds; libraries without a word of their own go by OMP_NUM_THREADS.
+    own = {**cores, "environment": {"MKL_NUM_THREADS": "7"}}
+    assert (await show(text, task_description=own)).split() == ["2", "2", "7", "2", "2", "2"]
+    own = {**cores, "environment": {"OMP_NUM_THREADS": "4,2"}}
+    assert (await show(text, task_description=own)).split() == ["4,2", *["none"] * 5]
+    monkeypatch.setenv("BLIS_NUM_THREADS", "5")
+    assert (await show(text, task_description=cores)).split() == ["2", "2", "2", "5", "2", "2"]
+
+
+@pytest.mark.needs("driver_environment")
 async def test_environment_of_the_driver(flow: WorkflowEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_THE_DRIVER", "there")
     monkeypatch.setenv("OF_BOTH", "of the driver")

@@ -50,6 +50,19 @@ async def test_sandbox_and_output_of_a_function(flow: WorkflowEngine) -> None:
     assert (sandbox / f"{future.task['uid']}.out").read_text() == "printed\n"
 
 
+async def test_threads_follow_the_cores(flow: WorkflowEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    @flow.function_task
+    async def reads() -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
+    assert await reads() == "1"
+    assert await reads(task_description={"cores_per_rank": 2}) == "2"
+    assert await reads(task_description={"environment": {"OMP_NUM_THREADS": "3"}}) == "3"
+    assert await reads() == "1"
+
+
 async def test_environment_of_one_call_only(flow: WorkflowEngine) -> None:
     @flow.function_task
     async def reads() -> Any:
