@@ -122,7 +122,7 @@ class CommandAttempt(Attempt):
                 raise
             raise SessionError(f"{self._path(ending)} cannot be made: {error.strerror}") from error
 
-    def _spawner(self, cwd: str, out: int, err: int) -> Callable[..., Child]:
+    def _spawner(self, cwd: str, out: int, err: int, umask: int = 0o077) -> Callable[..., Child]:
         environment = {os.fsencode(k): os.fsencode(v) for k, v in self._environment().items()}
         self._kills_before = self.backend.kills_before
         return functools.partial(
@@ -133,12 +133,14 @@ class CommandAttempt(Attempt):
             stdin=self.backend.null,
             stdout=out,
             stderr=err,
+            umask=umask,
         )
 
     def _spawn(self, out: int, err: int) -> Child:
         argv = self._argv()
         cwd = self.description.cwd or self.sandbox
-        start = self._spawner(cwd, out, err)
+        # What it leaves has the permissions that its user wants.
+        start = self._spawner(cwd, out, err, umask=-1)
         try:
             return start(argv)
         except OSError as error:

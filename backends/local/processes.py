@@ -53,6 +53,7 @@ class Child:
         argv: what to run.
         on_end: called once on the loop with the End, when the process has ended and its group was killed.
         cwd, env, stdin, stdout, stderr, pass_fds: as for subprocess.Popen; as bytes an environment costs less.
+        umask: of the process; -1 for that of the driver.
         beside: return another process group that the process has made for what it runs, once there is one.
 
     Raises:
@@ -70,6 +71,7 @@ class Child:
         stdout: int | None = None,
         stderr: int | None = None,
         pass_fds: Sequence[int] = (),
+        umask: int = 0o077,
         beside: Callable[[], int | None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -88,7 +90,7 @@ class Child:
             stderr=stderr,
             pass_fds=pass_fds,
             start_new_session=True,
-            umask=0o077,
+            umask=umask,
         )
         self.pid = self._popen.pid
         try:

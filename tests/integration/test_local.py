@@ -167,3 +167,25 @@ async def test_a_thousand_functions(root: Path, functions: Any) -> None:
             return x * x
 
         assert await asyncio.gather(*(square(i) for i in range(1000))) == [i * i for i in range(1000)]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+async def test_permissions(local: WorkflowEngine, mask: int) -> None:
+    """The task has the umask of the driver; the session and its bookkeeping are private."""
+    before = os.umask(mask)
+    try:
+        first = shell(local)("umask; mkdir made; echo >made/file; umask 0")
+        second = shell(local)("echo >made/other; no-such-program", first)
+        assert int(await first, 8) == mask
+        with pytest.raises(TaskFailedError):
+            await second
+    finally:
+        os.umask(before)
+    directory, file = 0o777 & ~mask, 0o666 & ~mask
+    for future in (first, second):
+        assert (sandbox_of(future) / "made").stat().st_mode & 0o777 == directory
+    assert (sandbox_of(first) / "made/file").stat().st_mode & 0o777 == file
+    assert (sandbox_of(second) / "made/other").stat().st_mode & 0o777 == file
+    session = sandbox_of(first).parent
+    for private in (session, session / "journal.jsonl", *session.glob("task.*"), *session.glob("*/*.out")):
+        assert not private.stat().st_mode & 0o077, private
