@@ -146,7 +146,12 @@ class Attempts:
         if self._spent:
             return None, f"max_failures={self._max_failures} attempts have failed"
         spec, task = future._spec, future.task
-        if not policy.escalate or spec.lane.capabilities is None:
+        if spec.lane.capabilities is None:
+            return {}, ""
+        moved = spec.lane.backend.moved_input(task)
+        if moved is not None:
+            return None, f"its input {moved} was moved into {task['sandbox']}; with action='copy' it could be"
+        if not policy.escalate:
             return {}, ""
         changes: dict[str, Any] = {}
         try:

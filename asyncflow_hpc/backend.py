@@ -131,6 +131,10 @@ class BaseExecutionBackend(ABC):
         """Pass a change of state on to the engine."""
         self._callback(task, state)
 
+    def moved_input(self, task: Task) -> str | None:
+        """Return an input that the last attempt of a task has moved into its sandbox, so that another one lacks it."""
+        return None
+
     def check_description(self, description: TaskDescription) -> None:  # noqa: B027
         """Refuse, when it is called, a task that this backend could never run.
 

@@ -58,7 +58,6 @@ async def test_threads_follow_the_cores(flow: WorkflowEngine, monkeypatch: pytes
         return os.environ.get("OMP_NUM_THREADS")
 
     assert await reads() == "1"
-    assert await reads(task_description={"cores_per_rank": 2}) == "2"
     assert await reads(task_description={"environment": {"OMP_NUM_THREADS": "3"}}) == "3"
     assert await reads() == "1"
 

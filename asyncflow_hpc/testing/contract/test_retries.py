@@ -12,7 +12,7 @@ from asyncflow_hpc import InputFile, OutputFile, RetryPolicy, WorkflowEngine
 from asyncflow_hpc.errors import TaskFailedError
 from asyncflow_hpc.states import FailureCause
 
-from .tasks import sandbox_of, shell
+from .tasks import output_of, sandbox_of, shell
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.needs("execution", "sandbox")]
 
@@ -50,6 +50,35 @@ async def test_files_come_from_the_attempt_that_ended_well(backend: Any, root: P
         output = await dependent
     assert output.startswith("1\n1\nof the input\n1\n") and "stale" not in output
     assert Path(first.task["attempts"][0].sandbox, "stale").exists()
+
+
+@pytest.mark.needs("executables", "staging")
+@pytest.mark.parametrize("command", ["cat data; exit 3", "cat data; rm data; exit 3", "cat data; kill -KILL $$"])
+@pytest.mark.parametrize("kind", ["path", "url", "output"])
+async def test_an_input_that_was_moved(flow: WorkflowEngine, root: Path, command: str, kind: str) -> None:
+    """Another attempt would lack it, and hide why the first one failed."""
+    data = root / "data"
+    if kind == "output":
+        first = shell(flow)("echo data >data", OutputFile("data"))
+        item = InputFile("data", task=first, action="move")
+    else:
+        data.write_text("data\n")
+        item = InputFile(data if kind == "path" else data.as_uri(), action="move")
+    with pytest.raises(TaskFailedError, match="moved") as caught:
+        await shell(flow, task_description=TWICE)(command, item)
+    error = caught.value
+    assert error.cause is (FailureCause.SIGNAL if "kill" in command else FailureCause.EXIT_CODE)
+    assert output_of(error) == "data\n" and len(error.attempts) == 1
+
+
+@pytest.mark.needs("executables", "staging")
+async def test_an_input_that_was_not_moved_yet(flow: WorkflowEngine, root: Path) -> None:
+    (root / "data").write_text("data\n")
+    inputs = InputFile(root / "never"), InputFile(root / "data", action="move")
+    with pytest.raises(TaskFailedError, match="never") as caught:
+        await shell(flow, task_description=TWICE)("cat data", *inputs)
+    assert (caught.value.cause, len(caught.value.attempts)) == (FailureCause.STAGING, 2)
+    assert (root / "data").exists()
 
 
 @pytest.mark.needs("functions", "processes")
