@@ -153,7 +153,9 @@ class CommandAttempt(Attempt):
     def _ended(self, end: End) -> None:
         self._over = True
         self.backend.free(self)
-        self.task["max_rss"], self.task["cpu_time"] = end.max_rss, end.cpu_time
+        self.task["cpu_time"] = end.cpu_time
+        if end.max_rss is not None:
+            self.task["max_rss"] = end.max_rss
         self._settle(end)
 
     def _judge(self, end: End | None) -> None:

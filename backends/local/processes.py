@@ -6,8 +6,10 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,13 +38,14 @@ class End:
     Attributes:
         exit_code: None if a signal ended it, or if nobody knows.
         signal: number, else None.
-        max_rss: peak memory of the largest process in bytes.
+        max_rss: peak memory of the largest process in bytes; None where it was less than that of the driver, for then
+            nobody knows.
         cpu_time: user and system seconds, with those of waited-for children.
     """
 
     exit_code: int | None
     signal: int | None
-    max_rss: int = 0
+    max_rss: int | None = None
     cpu_time: float = 0.0
 
 
@@ -93,6 +96,7 @@ class Child:
             umask=umask,
         )
         self.pid = self._popen.pid
+        self._least_rss = _inherited_rss()
         try:
             self._watch()
         except BaseException as error:
@@ -115,10 +119,10 @@ class Child:
         os.close(self._pidfd)
         # Still a zombie: its pid, and so the number of its group, cannot be another's yet.
         self._signal_group(signal.SIGKILL)
-        self._settle(_reaped(self.pid))
+        self._settle(_reaped(self.pid, self._least_rss))
 
     def _wait_in_thread(self) -> None:
-        end = _reaped(self.pid)
+        end = _reaped(self.pid, self._least_rss)
         self._signal_group(signal.SIGKILL)
         try:
             self._loop.call_soon_threadsafe(self._settle, end)
@@ -154,19 +158,35 @@ class Child:
                     os.killpg(group, number)
 
 
-def _reaped(pid: int) -> End:
+# ru_maxrss is in KiB on Linux, in bytes on macOS: getrusage(2) of each.
+_UNIT = 1 if sys.platform == "darwin" else 1024
+
+# Bytes by which the kernel's counters of memory may be off.
+_BLUR = 1 << 20
+
+
+def _inherited_rss() -> int:
+    """Return the peak memory in bytes up to which that of a child that has just started is not its own.
+
+    Linux counts for a process what it shared with its parent until it began to execute its program.
+    """
+    if sys.platform != "linux":
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT + _BLUR
+
+
+def _reaped(pid: int, least_rss: int) -> End:
     try:
         _, status, usage = os.wait4(pid, 0)
     except ChildProcessError:
         log.error("somebody else waited for process %d; how it ended is lost", pid)
         return End(None, None)
     code = os.waitstatus_to_exitcode(status)
-    # ru_maxrss is in KiB on Linux, in bytes on macOS: getrusage(2) of each.
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    max_rss = usage.ru_maxrss * _UNIT
     return End(
         code if code >= 0 else None,
         -code if code < 0 else None,
-        usage.ru_maxrss * unit,
+        max_rss if max_rss > least_rss else None,
         usage.ru_utime + usage.ru_stime,
     )
 

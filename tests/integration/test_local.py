@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,18 @@ async def test_permissions(local: WorkflowEngine, mask: int) -> None:
     session = sandbox_of(first).parent
     for private in (session, session / "journal.jsonl", *session.glob("task.*"), *session.glob("*/*.out")):
         assert not private.stat().st_mode & 0o077, private
+
+
+_ALLOCATE = "import sys; held = b'x' * (int(sys.argv[1]) << 20); print(len(held))"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what a process shared with its parent")
+async def test_peak_memory(flow: WorkflowEngine) -> None:
+    """It is that of the task, or unknown, but never that of the driver."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    large = 2 * (peak >> 20)
+    futures = [shell(flow)([sys.executable, "-S", "-c", _ALLOCATE, str(size)]) for size in (1, large)]
+    small = [shell(flow)("true") for _ in range(50)]
+    await asyncio.gather(*futures, *small)
+    assert large << 20 < futures[1].task["max_rss"] < (large + 100) << 20
+    assert [future.task.get("max_rss") for future in (futures[0], *small)] == [None] * 51
