@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,7 @@ class Preparing:
         token = current_scope.set(scope)
         block = future.description
         try:
-            result = await self._call(func, asyncio.iscoroutinefunction(func), args, kwargs)
+            result = await self._call(func, inspect.iscoroutinefunction(func), args, kwargs)
         except asyncio.CancelledError:
             # Either the block itself was cancelled, or its body waited for a member that was.
             if not future.done():
