@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 _TRIES, _PAUSE = 4, 1.0
 
 # Downloads of a session at the same time.
-_AT_ONCE = 4
+_AT_ONCE = 8
 
 # Limits of one download, with all its tries: a duration, and a size.
 _TIME, _SIZE = "ASYNCFLOW_DOWNLOAD_TIME", "ASYNCFLOW_DOWNLOAD_SIZE"
