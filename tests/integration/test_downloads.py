@@ -10,6 +10,7 @@ import logging
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -60,6 +61,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self._answer(200, {"Content-Encoding": "gzip"}, gzip.compress(CONTENT, mtime=0))
         elif route == "chunked":
             self._answer(200, {"Transfer-Encoding": "chunked"}, b"5\r\nshort\r\n")
+        elif route == "chunks":
+            body = b"".join(b"%x\r\n%b\r\n" % (size, CONTENT[:size]) for size in (5, 70_000, len(CONTENT)))
+            self._answer(200, {"Transfer-Encoding": "chunked"}, body + b"0\r\n\r\n")
         elif route == "drip":
             self._drip(b"HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n")
         elif route == "drip-head":
@@ -220,6 +224,11 @@ async def test_no_other_code_is_success(fetch: Downloads, server: Server, code: 
     assert len(server.asked) == 1
 
 
+async def test_a_chunked_body(fetch: Downloads, server: Server) -> None:
+    path = await path_of(fetch, f"{server.base}/chunks/x")
+    assert path.read_bytes() == CONTENT[:5] + CONTENT[:70_000] + CONTENT
+
+
 async def test_a_chunked_body_that_breaks_off(fetch: Downloads, server: Server) -> None:
     with pytest.raises(StagingError, match="tried 4 times"):
         await path_of(fetch, f"{server.base}/chunked/x")
@@ -308,6 +317,34 @@ async def test_a_dripping_server_holds_up_nothing(server: Server, tmp_path: Path
         with pytest.raises(asyncio.CancelledError):
             await dripping[0]
     assert all(future.done() for future in dripping)
+
+
+_LEAVES = """
+import asyncio, sys
+from asyncflow_hpc import InputFile, WorkflowEngine
+
+async def main():
+    async with WorkflowEngine.create(work_dir=sys.argv[1]) as flow:
+        @flow.executable_task
+        async def show(*_):
+            return "cat x"
+
+        show(InputFile(sys.argv[2]))
+        await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["drip", "drip-head"])
+async def test_a_dripping_server_does_not_hold_up_the_end_of_the_process(
+    server: Server, tmp_path: Path, kind: str
+) -> None:
+    words = [sys.executable, "-c", _LEAVES, str(tmp_path), f"{server.base}/{kind}/x"]
+    driver = await asyncio.create_subprocess_exec(*words, stdin=subprocess.PIPE)
+    await asyncio.to_thread(server.begun.wait)
+    await driver.communicate(b"\n")
+    assert driver.returncode == 0
 
 
 async def test_no_secret_is_left_in_a_session(server: Server, tmp_path: Path) -> None:
