@@ -11,6 +11,7 @@ from typing import NoReturn
 from . import control
 from .cluster import checked_directory
 from .errors import ClusterError, say
+from .prefixes import SUITES, cache_directory
 
 __all__ = ["main"]
 
@@ -41,10 +42,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+SETTINGS = ("nodes", "accounting", "slurm", "cgroups", "min_job_age", "slurmd_timeout")
+
+
 def add_settings(command: argparse.ArgumentParser) -> None:
     # What is not named stays as it was in a cluster that exists: hence no defaults.
     command.add_argument("--nodes", type=int, choices=range(1, 65), metavar="N", help="nodes of 16 CPUs each (4)")
     command.add_argument("--accounting", action="store_true", default=None, help="with sacct: slurmdbd and MariaDB")
+    command.add_argument(
+        "--slurm", choices=sorted(SUITES), metavar="V", help=f"version: {', '.join(SUITES)} (the distribution's)"
+    )
+    command.add_argument("--cgroups", action="store_true", default=None, help="hold and end jobs by cgroups; as root")
+    command.add_argument(
+        "--cache", metavar="D", help="where --slurm is kept (/var/cache/asyncflow-slurm or ~/.cache/asyncflow-slurm)"
+    )
     command.add_argument(
         "--min-job-age", type=positive, metavar="S", help="seconds for which the controller knows an ended job (300)"
     )
@@ -88,10 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
     directory = checked_directory(arguments.dir)
     match arguments.command:
         case "up":
-            settings = {
-                name: vars(arguments)[name] for name in ("nodes", "accounting", "min_job_age", "slurmd_timeout")
-            }
-            control.up(directory, {name: value for name, value in settings.items() if value is not None})
+            given = {name: vars(arguments)[name] for name in SETTINGS}
+            settings = {name: value for name, value in given.items() if value is not None}
+            control.up(directory, settings, cache_directory(arguments.cache))
             print("\n".join(control.environment_lines(directory)))
         case "down":
             control.down(directory)

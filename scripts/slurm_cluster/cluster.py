@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .errors import ClusterError, WrongUse
+from .packages import SYSTEM_PATH, program
 
 __all__ = ["NAME", "Cluster", "checked_directory", "free_ports", "is_free"]
 
@@ -43,8 +45,9 @@ SlurmdLogFile={directory}/log/slurmd.%n.log
 SlurmctldDebug=error
 SlurmdDebug=error
 PlugStackConfig={directory}/etc/plugstack.conf
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+{plugins}
+ProctrackType={tracking}
+TaskPlugin={task}
 SwitchType=switch/none
 PropagateResourceLimits=NONE
 SlurmdParameters=config_overrides
@@ -53,9 +56,9 @@ MailProg=/bin/true
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=240
-JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherType={gathering}
 JobAcctGatherFrequency=1
-JobAcctGatherParams=OverMemoryKill
+{overrun}
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerType=sched/backfill
@@ -109,7 +112,20 @@ StorageType=accounting_storage/mysql
 StorageHost=localhost
 StorageUser=root
 StorageLoc=slurm
+{plugins}
 {communication}
+"""
+
+# Slurm looks for a working cgroup otherwise, though nothing uses one, and slurmd ends where there is none.
+NO_CGROUPS = "CgroupPlugin=cgroup/v1\n"
+
+CGROUPS = """\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+ConstrainRAMSpace=yes
+ConstrainSwapSpace=no
+ConstrainCores=no
+ConstrainDevices=no
 """
 
 LOOPBACK_ONLY = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny"
@@ -126,6 +142,9 @@ class Cluster:
         accounting: with slurmdbd and a database.
         min_job_age: seconds for which the controller knows a job that has ended.
         slurmd_timeout: seconds without an answer after which a node is down.
+        slurm: the version, if it is another than the distribution's.
+        prefix: where that version is.
+        cgroups: jobs are held and ended by cgroups.
         loopback_only: the daemons can be given a host name that makes them listen on 127.0.0.1 only.
     """
 
@@ -135,6 +154,9 @@ class Cluster:
     accounting: bool = False
     min_job_age: int = 300
     slurmd_timeout: int = 10
+    slurm: str = ""
+    prefix: str = ""
+    cgroups: bool = False
     loopback_only: bool = True
 
     @property
@@ -144,6 +166,16 @@ class Cluster:
     @property
     def user(self) -> str:
         return pwd.getpwuid(self.directory.stat().st_uid).pw_name
+
+    @property
+    def path(self) -> str:
+        """Where its daemons find programs."""
+        return f"{self.prefix}/bin:{SYSTEM_PATH}" if self.prefix else SYSTEM_PATH
+
+    def program(self, name: str) -> str:
+        """Find a program of its version of Slurm, or of this machine."""
+        of_slurm = name in (*processes.CLIENTS, *processes.DAEMONS)
+        return f"{self.prefix}/bin/{name}" if self.prefix and of_slurm else program(name)
 
     @property
     def client_conf(self) -> Path:
@@ -177,13 +209,13 @@ class Cluster:
             (self.directory / name).mkdir(exist_ok=True)
         (self.directory / "state").chmod(0o700)
         self.write("etc/plugstack.conf", "")
-        # Slurm looks for a working cgroup otherwise, though nothing here uses one, and slurmd ends where there is none.
-        self.write("etc/cgroup.conf", "CgroupPlugin=cgroup/v1\n")
+        self.write("etc/cgroup.conf", CGROUPS if self.cgroups else NO_CGROUPS)
         self.write("etc/slurm.conf", self.slurm_conf())
         communication = LOOPBACK_ONLY if self.loopback_only else ""
         self.write("etc/daemon.conf", f"Include {self.client_conf}\n{communication}\n")
         if self.accounting:
             self.write("etc/slurmdbd.conf", self.slurmdbd_conf(), mode=0o600)
+            self.write("etc/database.sql", "CREATE DATABASE IF NOT EXISTS slurm;\n")
         key = self.directory / "munge" / "munge.key"
         if not key.exists():
             self.write("munge/munge.key", os.urandom(1024), mode=0o400)
@@ -210,6 +242,11 @@ class Cluster:
             directory=self.directory,
             min_job_age=self.min_job_age,
             slurmd_timeout=self.slurmd_timeout,
+            plugins=self.plugins,
+            tracking="proctrack/cgroup" if self.cgroups else "proctrack/linuxproc",
+            task="task/cgroup" if self.cgroups else "task/none",
+            gathering="jobacct_gather/cgroup" if self.cgroups else "jobacct_gather/linux",
+            overrun="" if self.cgroups else "JobAcctGatherParams=OverMemoryKill",
             accounting=accounting if self.accounting else "AccountingStorageType=accounting_storage/none",
             nodes="\n".join(nodes),
         )
@@ -220,8 +257,13 @@ class Cluster:
             host=self.host,
             port=self.database_port,
             user=self.user,
+            plugins=self.plugins,
             communication=LOOPBACK_ONLY if self.loopback_only else "",
         )
+
+    @property
+    def plugins(self) -> str:
+        return f"PluginDir={self.prefix}/lib/slurm-wlm" if self.prefix else ""
 
     @property
     def host(self) -> str:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import processes
+from . import cgroups, processes
 from .cluster import NAME, Cluster, free_ports, is_free
 from .daemons import (
     LIMIT,
@@ -29,7 +29,8 @@ from .daemons import (
     wait_for,
 )
 from .errors import ClusterError, WrongUse, say
-from .packages import SYSTEM_PATH, ensure_installed, program
+from .packages import ensure_installed
+from .prefixes import ensure_prefix
 
 __all__ = [
     "down",
@@ -46,15 +47,20 @@ ACCOUNT = "dev"
 USABLE = ("idle", "alloc", "mix", "comp")
 
 
-def up(directory: Path, wanted: Mapping[str, Any]) -> None:
+def up(directory: Path, wanted: Mapping[str, Any], cache: Path) -> None:
     """Start the cluster, or what is missing of it, and wait until it can be used.
 
     Args:
         directory: where it is or will be.
         wanted: the settings that the user named; the others stay as they were.
+        cache: where other versions of Slurm than the distribution's are kept.
     """
-    before = Cluster.load(directory)
-    ensure_installed(bool(wanted.get("accounting", before and before.accounting)))
+    settings = dataclasses.asdict(Cluster.load(directory) or Cluster(directory, port=0)) | dict(wanted)
+    if settings["cgroups"]:
+        cgroups.check(directory)
+    if wanted.get("slurm"):
+        wanted = {**wanted, "prefix": str(ensure_prefix(wanted["slurm"], cache))}
+    ensure_installed(settings["accounting"], slurm=not settings["slurm"])
     try:
         with locked(directory):
             before = Cluster.load(directory)
@@ -174,9 +180,9 @@ def tell(cluster: Cluster, *argv: str) -> None:
 
 
 def command(cluster: Cluster, *argv: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "SLURM_CONF": str(cluster.client_conf)}
+    environment = {"PATH": cluster.path, "LC_ALL": "C.UTF-8", "SLURM_CONF": str(cluster.client_conf)}
     return subprocess.run(
-        [program(argv[0]), *argv[1:]],
+        [cluster.program(argv[0]), *argv[1:]],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -199,6 +205,9 @@ def remove(directory: Path) -> None:
     if left := processes.end(lambda: processes.members(directory)):
         named = ", ".join(f"{process.pid} ({process.program or '?'})" for process in left)
         raise ClusterError(f"these processes of {directory} do not end: {named}")
+    cluster = Cluster.load(directory)
+    if cluster and cluster.cgroups:
+        cgroups.remove_group(directory)
     if directory.exists():
         shutil.rmtree(directory)
 
@@ -225,8 +234,10 @@ def environment_lines(directory: Path) -> list[str]:
     """Return what a shell has to evaluate before it can use the cluster."""
     cluster = loaded(directory)
     lines = [f"export SLURM_CONF={shlex.quote(str(cluster.client_conf))}"]
-    if shutil.which("sbatch") is None:
-        lines.append(f'export PATH="$PATH":{shlex.quote(os.path.dirname(program("sbatch")))}')
+    if cluster.prefix:
+        lines.append(f'export PATH={shlex.quote(f"{cluster.prefix}/bin")}:"$PATH"')
+    elif shutil.which("sbatch") is None:
+        lines.append(f'export PATH="$PATH":{shlex.quote(os.path.dirname(cluster.program("sbatch")))}')
     return lines
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import processes
+from . import cgroups, processes
 from .cluster import Cluster
 from .errors import ClusterError
-from .packages import SYSTEM_PATH, program
 
 __all__ = [
     "Daemon",
@@ -42,6 +41,7 @@ class Daemon:
     place: Path
     is_ready: Callable[[], bool] = lambda: True
     extra: dict[str, str] = field(default_factory=dict)
+    starter: list[str] = field(default_factory=list)
 
     def find(self) -> processes.Process | None:
         return find_all([self])[self.name]
@@ -75,7 +75,7 @@ def daemons_of(cluster: Cluster) -> list[Daemon]:
 def munged(cluster: Cluster) -> Daemon:
     directory = cluster.directory
     argv = [
-        program("munged"),
+        cluster.program("munged"),
         "--foreground",
         "--force",
         f"--key-file={directory}/munge/munge.key",
@@ -90,7 +90,7 @@ def munged(cluster: Cluster) -> Daemon:
 def mariadbd(cluster: Cluster) -> Daemon:
     directory = cluster.directory / "mysql"
     argv = [
-        program("mariadbd"),
+        cluster.program("mariadbd"),
         "--no-defaults",
         f"--user={cluster.user}",
         f"--datadir={directory}",
@@ -99,6 +99,9 @@ def mariadbd(cluster: Cluster) -> Daemon:
         "--skip-networking",
         "--innodb-flush-log-at-trx-commit=0",
         "--innodb-lock-wait-timeout=900",
+        # With client libraries from 3.4 on, slurmdbd needs a database that exists, and reads of what others change.
+        f"--init-file={cluster.directory}/etc/database.sql",
+        "--loose-innodb-snapshot-isolation=OFF",
     ]
     return Daemon("mariadbd", argv, cluster.directory, lambda: answers(f"{directory}/my.sock"))
 
@@ -115,14 +118,17 @@ def slurmdbd_link(cluster: Cluster) -> Path:
 
 
 def slurmctld(cluster: Cluster) -> Daemon:
-    argv = [program("slurmctld"), "-D", "-i", "-f", str(cluster.daemon_conf)]
+    argv = [cluster.program("slurmctld"), "-D", "-i", "-f", str(cluster.daemon_conf)]
     return Daemon("slurmctld", argv, cluster.directory / "log", lambda: answers(cluster.port))
 
 
 def node_daemon(cluster: Cluster, node: str) -> Daemon:
     # Its steps inherit the place, which tells of which node they are.
-    argv = [program("slurmd"), "-D", "-N", node, "-f", str(cluster.daemon_conf)]
-    return Daemon(f"slurmd.{node}", argv, cluster.directory / "spool" / node)
+    argv = [cluster.program("slurmd"), "-D", "-N", node, "-f", str(cluster.daemon_conf)]
+    if cluster.prefix:
+        argv += ["-d", cluster.program("slurmstepd")]
+    starter = cgroups.inside(cluster.directory) if cluster.cgroups else []
+    return Daemon(f"slurmd.{node}", argv, cluster.directory / "spool" / node, starter=starter)
 
 
 def answers(address: str | int) -> bool:
@@ -138,7 +144,7 @@ def answers(address: str | int) -> bool:
 def environment(cluster: Cluster) -> dict[str, str]:
     """Jobs inherit from the daemons, so these get nothing of the caller's."""
     return {
-        "PATH": SYSTEM_PATH,
+        "PATH": cluster.path,
         "LC_ALL": "C.UTF-8",
         "SLURM_CONF": str(cluster.daemon_conf),
         processes.MARK: str(cluster.directory),
@@ -153,7 +159,7 @@ def start(cluster: Cluster, daemon: Daemon) -> None:
     prefix = AS_LOCALHOST if cluster.loopback_only and daemon.name.startswith("slurm") else ()
     with open(output_of(cluster, daemon.name), "ab") as output:
         process = subprocess.Popen(
-            [*prefix, *daemon.argv],
+            [*prefix, *daemon.starter, *daemon.argv],
             cwd=daemon.place,
             env=environment(cluster) | daemon.extra,
             stdin=subprocess.DEVNULL,
@@ -167,7 +173,7 @@ def start(cluster: Cluster, daemon: Daemon) -> None:
             raise ClusterError(
                 f"{daemon.name} ended with exit code {process.returncode}{log_tails(cluster, daemon.name)}"
             )
-        # For a moment it is still the program that gives it the host name.
+        # For a moment it is still the program that gives it the host name, or the cgroup.
         return daemon.find() is not None and daemon.is_ready()
 
     wait_for(is_ready, lambda: f"{daemon.name} is not ready after {LIMIT} s{log_tails(cluster, daemon.name)}")
@@ -201,14 +207,14 @@ def prepare_database(cluster: Cluster) -> None:
     """Make what the daemons of accounting need, once."""
     link = slurmdbd_link(cluster)
     link.unlink(missing_ok=True)
-    link.symlink_to(program("slurmdbd"))
+    link.symlink_to(cluster.program("slurmdbd"))
     final = cluster.directory / "mysql"
     if final.exists():
         return
     new = cluster.directory / "mysql.new"
     shutil.rmtree(new, ignore_errors=True)
     argv = [
-        program("mariadb-install-db"),
+        cluster.program("mariadb-install-db"),
         "--no-defaults",
         f"--user={cluster.user}",
         f"--datadir={new}",

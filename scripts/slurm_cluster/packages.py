@@ -17,8 +17,10 @@ __all__ = ["SYSTEM_PATH", "ensure_installed", "program"]
 # An ordinary user's PATH often lacks the directories of daemons.
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-BASIC = {"munged": "munge", "sbatch": "slurm-client", "slurmctld": "slurmctld", "slurmd": "slurmd"}
-ACCOUNTING = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
+MUNGE = {"munged": "munge"}
+SLURM = {"sbatch": "slurm-client", "slurmctld": "slurmctld", "slurmd": "slurmd"}
+SLURMDBD = {"slurmdbd": "slurmdbd"}
+DATABASE = {"mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_TEXT = """#!/bin/sh
@@ -35,19 +37,24 @@ def program(name: str) -> str:
     return shutil.which(name, path=f"{SYSTEM_PATH}:{os.environ.get('PATH', '')}") or name
 
 
-def missing_packages(accounting: bool) -> list[str]:
-    wanted = BASIC | (ACCOUNTING if accounting else {})
+def missing_packages(accounting: bool, slurm: bool) -> list[str]:
+    wanted = MUNGE | (SLURM if slurm else {}) | (DATABASE if accounting else {})
+    wanted |= SLURMDBD if slurm and accounting else {}
     absent = {package for name, package in wanted.items() if not os.path.isabs(program(name))}
-    return sorted(absent | {"slurm-wlm-basic-plugins"} if absent else absent)
+    return sorted(absent | {"slurm-wlm-basic-plugins"} if slurm and absent else absent)
 
 
-def ensure_installed(accounting: bool) -> None:
+def ensure_installed(accounting: bool, slurm: bool = True) -> None:
     """Install what is missing.
+
+    Args:
+        accounting: with the database.
+        slurm: with the distribution's Slurm.
 
     Raises:
         CannotInstall: this user or this machine cannot install it.
     """
-    absent = missing_packages(accounting)
+    absent = missing_packages(accounting, slurm)
     if not absent:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -57,11 +64,11 @@ def ensure_installed(accounting: bool) -> None:
         )
     with only_one_installation():
         # Another run may have installed them meanwhile.
-        if absent := missing_packages(accounting):
+        if absent := missing_packages(accounting, slurm):
             say(f"installing {' '.join(absent)}")
             with no_daemon_starts():
                 install(absent)
-    if absent := missing_packages(accounting):
+    if absent := missing_packages(accounting, slurm):
         raise CannotInstall(f"the programs of {' '.join(absent)} are still missing after their installation")
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-__all__ = ["MARK", "Process", "all_processes", "by_command", "end", "members", "members_on"]
+from .cgroups import group_of
+
+__all__ = ["CLIENTS", "DAEMONS", "MARK", "Process", "all_processes", "by_command", "end", "members", "members_on"]
 
 # Every daemon of a cluster has its directory in this variable. Jobs do not: slurmstepd makes their environment anew.
 MARK = "ASYNCFLOW_SLURM_CLUSTER"
@@ -70,6 +72,11 @@ class Process:
     def place(self) -> str:
         return self._link("cwd")
 
+    @cached_property
+    def cgroups(self) -> list[str]:
+        """The lines of /proc/PID/cgroup."""
+        return "\0".join(self._read("cgroup")).splitlines()
+
     def is_below(self, directory: Path) -> bool:
         return f"{self.place}/".startswith(f"{directory}/")
 
@@ -115,8 +122,10 @@ def members_on(directory: Path, node: str) -> list[Process]:
     """Return what would die with a node: its slurmd, its steps and its jobs."""
 
     def is_there(process: Process) -> bool:
+        if is_in_cgroup(process, directory, f"/slurm_{node}/"):
+            return True
         if is_job(process, directory):
-            return process.environment["SLURMD_NODENAME"] == node
+            return process.environment.get("SLURMD_NODENAME") == node
         return process.program.startswith(DAEMONS) and process.is_below(directory / "spool" / node)
 
     return with_descendants(all_processes(), is_there)
@@ -130,7 +139,13 @@ def is_daemon(process: Process, directory: Path) -> bool:
 
 def is_job(process: Process, directory: Path) -> bool:
     """Tell whether slurmstepd started it. A shell of the user has SLURM_CONF as well, but no node name."""
+    if is_in_cgroup(process, directory):
+        return True
     return "SLURMD_NODENAME" in process.environment and uses(process, directory)
+
+
+def is_in_cgroup(process: Process, directory: Path, below: str = "") -> bool:
+    return any(f":/{group_of(directory)}{below}" in line for line in process.cgroups)
 
 
 def uses(process: Process, directory: Path) -> bool:

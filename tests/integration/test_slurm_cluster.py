@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,24 +23,31 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "slurm-cluster"
 AS_NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 
 
-def cluster(command: str, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [str(SCRIPT), command, "--dir", str(directory), *arguments]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+def cluster(command: str, directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(SCRIPT), command, "--dir", str(directory), *arguments]
+    return subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
 def up(directory: Path, *arguments: str) -> None:
     done = cluster("up", directory, "--nodes", "2", *arguments)
     if done.returncode == 3 and os.environ.get("CI") != "true":
         pytest.skip(done.stderr)
-    expected = (0, f"export SLURM_CONF={directory}/etc/slurm.conf\n")
-    assert (done.returncode, done.stdout) == expected, done.stderr
+    first, *others = done.stdout.splitlines()
+    assert (done.returncode, first) == (0, f"export SLURM_CONF={directory}/etc/slurm.conf"), done.stderr
+    assert bool(others) == ("--slurm" in arguments)
 
 
 def slurm(directory: Path, *words: str) -> str:
-    environment = os.environ | {"SLURM_CONF": f"{directory}/etc/slurm.conf"}
+    path = f"{prefix_of(directory)}/bin:{os.environ['PATH']}"
+    environment = os.environ | {"SLURM_CONF": f"{directory}/etc/slurm.conf", "PATH": path}
     done = subprocess.run(words, env=environment, cwd="/", capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def prefix_of(directory: Path) -> str:
+    """Where a cluster has its programs, if they are not the distribution's."""
+    return str(json.loads((directory / "slurm-cluster.json").read_text())["prefix"])
 
 
 def run_job(directory: Path, script: str, *prefix: str) -> None:
@@ -248,3 +257,123 @@ def test_accounting_shows_the_job(place: Path) -> None:
     assert slurm(place / "a", "sbatch", "--account=dev", "--output=/dev/null", "--wrap", "true")
     assert cluster("down", place / "a").returncode == 0
     assert_nothing_left(place / "a")
+
+
+def test_another_version_than_the_distributions(place: Path) -> None:
+    directory = place / "a"
+    up(directory, "--slurm", "24.11", "--accounting")
+    output = directory / "out"
+    output.mkdir()
+    output.chmod(0o777)
+    assert slurm(directory, "sbatch", "--version").startswith("slurm-wlm 24.11")
+    # What runs in jobs is this machine's, but for the commands of Slurm.
+    script = f"cd {output}; srun --version >version; srun id -un >user; env >environment; ldd /bin/sh >libraries"
+    run_job(directory, script, *AS_NOBODY)
+    assert (output / "version").read_text().startswith("slurm-wlm 24.11")
+    assert (output / "user").read_text() == "nobody\n"
+    assert "LD_LIBRARY_PATH" not in (output / "environment").read_text()
+    assert prefix_of(directory) not in (output / "libraries").read_text()
+    query = ("sacct", "--allusers", "--allocations", "--noheader", "--parsable2", "--format=JobID,User,State")
+    eventually(lambda: slurm(directory, *query) == "1|nobody|COMPLETED\n")
+
+    (pid,) = pids(directory, "slurmctld\0-D")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: pid not in pids(directory))
+    up(directory, "--slurm", "24.11")
+    assert slurm(directory, "scontrol", "--version").startswith("slurm-wlm 24.11")
+    refused = cluster("up", directory, "--cgroups")
+    assert refused.returncode == 1 and "cgroups is False" in refused.stderr
+    assert cluster("down", directory).returncode == 0
+    assert_nothing_left(directory)
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"), [("apt-get", "no network"), ("dpkg", "no network"), (None, "no apt-get")]
+)
+def test_a_version_is_there_as_a_whole_or_not_at_all(
+    place: Path, tmp_path: Path, failing: str | None, words: str
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("dpkg", "apt-get") if failing else ("dpkg",):
+        text = 'echo "no network" >&2; exit 100' if name == failing else f'exec {shutil.which(name)} "$@"'
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}" if failing else str(programs)
+    cache = tmp_path / "cache"
+    done = cluster("up", place / "a", "--slurm", "24.11", "--cache", str(cache), PATH=path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert not cache.exists() or list(cache.iterdir()) == []
+    assert_nothing_left(place / "a")
+
+
+def test_an_interrupted_making_of_a_version_leaves_nothing(place: Path, tmp_path: Path) -> None:
+    programs, cache = tmp_path / "programs", tmp_path / "cache"
+    programs.mkdir()
+    (programs / "apt-get").write_text("#!/bin/sh\nexec sleep 1003\n")
+    (programs / "apt-get").chmod(0o755)
+    words = [SCRIPT, "up", "--dir", place / "a", "--slurm", "24.11", "--cache", cache]
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    making = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+    eventually(lambda: sleepers("1003"))
+    making.send_signal(signal.SIGTERM)
+    assert making.wait() == 143
+    assert list(cache.iterdir()) == []
+    assert sleepers("1003") == []
+
+
+def groups() -> list[Path]:
+    """The cgroups of clusters."""
+    listed = Path("/proc/self/mounts").read_text().splitlines()
+    places = [Path(line.split()[1]) for line in listed if line.split()[2] in ("cgroup", "cgroup2")]
+    return [group for place in places for group in place.glob("asyncflow-slurm-*")]
+
+
+def test_cgroups_hold_memory_and_end_what_jobs_leave(place: Path) -> None:
+    mounts, before = Path("/proc/self/mounts").read_text(), groups()
+    directory, out = place / "a", place / "a" / "out"
+    up(directory, "--cgroups")
+    child = f"{sys.executable} -c 'bytearray(400 << 20)'"
+    script = f"{child}; echo $? >{out}; exit 0"
+    submitted = slurm(directory, "sbatch", "--parsable", "--mem=100M", "--output=/dev/null", "--wrap", script).strip()
+
+    def state(job: str) -> str:
+        return slurm(directory, "squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip()
+
+    eventually(lambda: state(submitted) not in ("PENDING", "RUNNING", "COMPLETING"))
+    assert (out.read_text(), state(submitted)) == ("137\n", "OUT_OF_MEMORY")
+
+    run_job(directory, f"env -i setsid sleep 1004 & until pgrep -fx 'sleep 1004' >{out}; do sleep 0.1; done")
+    assert out.read_text() != ""
+    eventually(lambda: sleepers("1004") == [])
+
+    # Two clusters have jobs of the same number.
+    other = place / "b"
+    up(other, "--cgroups")
+    slurm(other, "sbatch", "--output=/dev/null", "--wrap", "env -i setsid sleep 1005 & wait")
+    eventually(lambda: sleepers("1005"))
+    slurm(directory, "sbatch", "--nodelist=n1", "--output=/dev/null", "--wrap", "env -i setsid sleep 1006 & wait")
+    eventually(lambda: sleepers("1006"))
+    assert cluster("kill-node", directory, "n2").returncode == 0
+    assert sleepers("1006") != []
+    assert cluster("kill-node", directory, "n1").returncode == 0
+    assert sleepers("1006") == []
+    assert sleepers("1005") != []
+    assert cluster("down", other).returncode == 0
+    assert sleepers("1005") == []
+
+    assert cluster("down", directory).returncode == 0
+    assert_nothing_left(directory)
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert groups() == before
+
+
+def test_cgroups_need_root(place: Path) -> None:
+    home = place / "home"
+    home.mkdir()
+    shutil.chown(home, "nobody")
+    words = [*AS_NOBODY, sys.executable, str(SCRIPT), "up", "--cgroups", "--dir", str(home / "a")]
+    done = subprocess.run(words, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "--cgroups needs root" in done.stderr
