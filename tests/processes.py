@@ -18,13 +18,26 @@ BACKENDS = (
     "pbs",
     "radical_pilot-raptor",
     "radical_pilot",
+    "slurm-24.11",
     "slurm-accounted",
     "slurm",
 )
 
-_CLUSTERS = {"slurm": "the Slurm", "slurm-accounted": "the Slurm with accounting"}
+_CLUSTERS = {
+    "slurm": "the Slurm",
+    "slurm-accounted": "the Slurm with accounting",
+    "slurm-24.11": "the Slurm 24.11",
+}
 
-_BACKEND = re.compile(rf"[\[-]({'|'.join(BACKENDS)})[\]-]")
+# What is in the names of fault tests that are not on the first of them.
+_ELSEWHERE = {
+    "[with accounting": "the Slurm with accounting",
+    "[24.11 with accounting": "the Slurm 24.11 with accounting",
+    "[24.11": "the Slurm 24.11",
+    "test_slurm_cgroups.py": "the Slurm with cgroups",
+}
+
+_BACKEND = re.compile(rf"[\[-]({'|'.join(map(re.escape, BACKENDS))})[\]-]")
 
 
 def shared_by(nodeid: str) -> str:
@@ -32,7 +45,7 @@ def shared_by(nodeid: str) -> str:
     path = nodeid.partition("::")[0]
     found = _BACKEND.search(nodeid.partition("::")[2])
     if "/faults/" in f"/{path}" and "slurm" in path:
-        return _CLUSTERS["slurm-accounted" if "[with accounting" in nodeid else "slurm"]
+        return next((name for start, name in _ELSEWHERE.items() if start in nodeid), "the Slurm")
     if found is None:
         return path
     if found[1] in _CLUSTERS and re.search("/(contract|faults)/", f"/{path}"):

@@ -17,6 +17,7 @@ from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBack
 from asyncflow_hpc.backends.radical_pilot.environment import can_run
 from asyncflow_hpc.testing import BackendUnderTest, Emulation
 from asyncflow_hpc.testing.contract.conftest import *  # noqa: F403
+from tests.clusters import CLUSTER, CLUSTER_OF_24_11, CLUSTER_WITH_ACCOUNTING, settings_for
 
 # It takes a quarter of a minute to start: one pilot for all tests.
 PILOTS = PilotPool({"cores": 2, "gpus": 2}, directory=tempfile.gettempdir())
@@ -29,6 +30,8 @@ LEFT: Counter[PilotPool] = Counter()
 
 # Where a backend differs from another one in its functions alone: the modules of tests that are run on it.
 ONLY = {"radical_pilot-raptor": ("test_functions", "test_processes")}
+
+CLUSTERS = {"slurm": CLUSTER, "slurm-accounted": CLUSTER_WITH_ACCOUNTING, "slurm-24.11": CLUSTER_OF_24_11}
 
 IN_THREADS = {"processes": "its functions run in threads of the driver"}
 
@@ -58,19 +61,20 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
         backends["radical_pilot-raptor"] = BackendUnderTest(
             lambda: RadicalExecutionBackend(pool=RAPTOR_PILOTS), PILOT_SKIPS, walltime=0.5, lag=5.0
         )
-    # Set by scripts/test, which starts the clusters.
-    for name, variable in (("slurm", "ASYNCFLOW_TEST_SLURM"), ("slurm-accounted", "ASYNCFLOW_TEST_SLURM_ACCOUNTING")):
-        if cluster := os.environ.get(variable):
+    for name, cluster in CLUSTERS.items():
+        if cluster:
             make = functools.partial(_slurm, cluster)
-            backends[name] = BackendUnderTest(make, SLURM_SKIPS, walltime=5.0, patience=1.0, lag=10.0)
+            skips = SLURM_SKIPS | (LONG if name == "slurm-24.11" else {})
+            backends[name] = BackendUnderTest(make, skips, walltime=5.0, patience=1.0, lag=10.0)
     return backends
 
 
 @pytest.fixture(autouse=True)
 def same_cluster_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the tests of other tiers have the cluster that they expect."""
-    if "SLURM_CONF" in os.environ:
-        monkeypatch.setenv("SLURM_CONF", os.environ["SLURM_CONF"])
+    """Let the tests of other tiers have the cluster that they expect, and the commands."""
+    for name in ("SLURM_CONF", "PATH"):
+        if name in os.environ:
+            monkeypatch.setenv(name, os.environ[name])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -113,6 +117,10 @@ SLURM_SKIPS = {
     "test_cwd": "a directory that the driver does not see may be there on the nodes: the job fails with STAGING",
 }
 
+LONG = dict.fromkeys(
+    ("test_a_thousand_tasks", "test_a_long_chain_of_links"), "it takes long, and has run on another version"
+)
+
 A_DIRECTORY_ELSEWHERE = SLURM_SKIPS["test_cwd"]
 
 EMULATED_SKIPS = {
@@ -141,7 +149,7 @@ def _emulated(kind: str) -> PsijExecutionBackend:
 
 
 def _slurm(cluster: str) -> PsijExecutionBackend:
-    os.environ["SLURM_CONF"] = f"{cluster}/etc/slurm.conf"
+    os.environ.update(settings_for(cluster))
     # The cluster gives 16 MB where nothing is asked for.
     defaults = {"mem_per_rank": "150MB"}
     return PsijExecutionBackend(defaults=defaults, poll_interval=2.0, submit_rate=200.0, grace=20.0, patience=2)

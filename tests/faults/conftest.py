@@ -9,22 +9,50 @@ import pytest
 
 from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.testing import Emulation, emulate
+from tests.clusters import (
+    CLUSTER,
+    CLUSTER_OF_24_11,
+    CLUSTER_OF_24_11_WITH_ACCOUNTING,
+    CLUSTER_WITH_ACCOUNTING,
+    CLUSTER_WITH_CGROUPS,
+    settings_for,
+)
 
 from .on_emulators import KINDS, QUICK
 from .on_emulators import backend as emulated_backend
-from .on_slurm import CLUSTER, CLUSTER_WITH_ACCOUNTING, Gate, Wrappers, backend, cluster, directory
+from .on_slurm import Gate, Wrappers, backend, cluster, directory
 from .users import User, somebody
 
 
-@pytest.fixture(params=["without accounting", "with accounting"])
+def use(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test run on a cluster."""
+    if not cluster:
+        pytest.skip("no such Slurm here; scripts/test starts one as root")
+    for name, value in settings_for(cluster).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(params=["without accounting", "with accounting", "24.11 with accounting"])
 def accounting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the cluster on which a test runs keeps accounting records: first not, then yes."""
-    wanted = request.param == "with accounting"
-    if wanted:
-        if not CLUSTER_WITH_ACCOUNTING:
-            pytest.skip("no Slurm with accounting here; scripts/test starts one as root")
-        monkeypatch.setenv("SLURM_CONF", f"{CLUSTER_WITH_ACCOUNTING}/etc/slurm.conf")
-    return wanted
+    """Whether the cluster on which a test runs keeps accounting records."""
+    clusters = {
+        "with accounting": CLUSTER_WITH_ACCOUNTING,
+        "24.11 with accounting": CLUSTER_OF_24_11_WITH_ACCOUNTING,
+    }
+    use(clusters.get(request.param, CLUSTER), monkeypatch)
+    return request.param in clusters
+
+
+@pytest.fixture(params=["the distribution's", "24.11"])
+def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of each version."""
+    use(CLUSTER_OF_24_11 if request.param == "24.11" else CLUSTER, monkeypatch)
+
+
+@pytest.fixture
+def cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster whose jobs are held by cgroups."""
+    use(CLUSTER_WITH_CGROUPS, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,14 @@ import pytest
 
 from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
+from tests.clusters import CLUSTER
 from tests.conftest import until
 
-CLUSTER = os.environ.get("ASYNCFLOW_TEST_SLURM", "")
-CLUSTER_WITH_ACCOUNTING = os.environ.get("ASYNCFLOW_TEST_SLURM_ACCOUNTING", "")
-
-# Such a test runs twice: on a cluster without accounting, and on one with it.
+# Such a test runs on a cluster without accounting, on one with it, and on one of a newer Slurm.
 either_way = pytest.mark.usefixtures("accounting")
+
+# Such a test runs on a newer Slurm, too.
+newer_too = pytest.mark.usefixtures("version")
 
 on_slurm = [
     pytest.mark.skipif(not CLUSTER, reason="no Slurm here; scripts/test starts one as root"),

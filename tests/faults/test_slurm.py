@@ -16,9 +16,9 @@ from asyncflow_hpc.errors import SubmitError, TaskDescriptionError, TaskFailedEr
 from asyncflow_hpc.states import FailureCause
 from tests.conftest import until
 
-from .on_slurm import Gate, Wrappers, backend, cluster, job_of, on_slurm, running, scontrol, shell
+from .on_slurm import Gate, Wrappers, backend, cluster, job_of, newer_too, on_slurm, running, scontrol, shell
 
-pytestmark = on_slurm
+pytestmark = [*on_slurm, newer_too]
 
 
 async def test_controller_down_in_the_middle(root: Path, gate: Gate, controller: None, wrappers: Wrappers) -> None:

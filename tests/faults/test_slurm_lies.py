@@ -17,9 +17,9 @@ from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
 from tests.conftest import until
 
-from .on_slurm import Gate, Wrappers, backend, is_known, job_of, on_slurm, running, scontrol, shell, told
+from .on_slurm import Gate, Wrappers, backend, is_known, job_of, newer_too, on_slurm, running, scontrol, shell, told
 
-pytestmark = on_slurm
+pytestmark = [*on_slurm, newer_too]
 
 
 async def test_queue_that_breaks_off_changes_nothing(root: Path, gate: Gate, wrappers: Wrappers) -> None:

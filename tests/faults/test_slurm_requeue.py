@@ -15,9 +15,9 @@ from asyncflow_hpc.errors import TaskFailedError
 from asyncflow_hpc.states import FailureCause
 from tests.conftest import until
 
-from .on_slurm import Gate, job_of, on_slurm, running, scontrol, shell
+from .on_slurm import Gate, job_of, newer_too, on_slurm, running, scontrol, shell
 
-pytestmark = [*on_slurm, pytest.mark.timeout(60)]
+pytestmark = [*on_slurm, newer_too, pytest.mark.timeout(60)]
 
 FIRST_NODE: dict[str, Any] = {"nodelist": "n1"}
 
