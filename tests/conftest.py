@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +10,14 @@ import pytest
 from asyncflow_hpc.testing.leftovers import assert_none_left
 from asyncflow_hpc.testing.waiting import until
 
+from .surroundings import make_known
+
 __all__ = ["until"]
 
 # Only the outermost conftest.py may name plugins.
 pytest_plugins = ["asyncflow_hpc.testing.plugin", "tests.processes"]
 
-# A shell starts what it puts in the background with SIGINT ignored, and so would the drivers be that tests interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+make_known()
 
 
 @pytest.fixture

@@ -14,16 +14,19 @@ import pytest
 from asyncflow_hpc import LocalExecutionBackend, NoopExecutionBackend
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
 from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBackend
-from asyncflow_hpc.backends.radical_pilot.environment import can_run
+from asyncflow_hpc.backends.radical_pilot.environment import can_run, is_plain
 from asyncflow_hpc.testing import BackendUnderTest, Emulation
 from asyncflow_hpc.testing.contract.conftest import *  # noqa: F403
 from tests.clusters import CLUSTER, CLUSTER_OF_24_11, CLUSTER_WITH_ACCOUNTING, settings_for
 
+# RADICAL-Pilot does not take any path.
+PLACE = tempfile.gettempdir() if is_plain(tempfile.gettempdir()) else "/tmp"
+
 # It takes a quarter of a minute to start: one pilot for all tests.
-PILOTS = PilotPool({"cores": 2, "gpus": 2}, directory=tempfile.gettempdir())
+PILOTS = PilotPool({"cores": 2, "gpus": 2}, directory=PLACE)
 
 # And one with RAPTOR, for functions.
-RAPTOR_PILOTS = PilotPool({"cores": 4}, {"workers": 1, "cores_per_worker": 2}, directory=tempfile.gettempdir())
+RAPTOR_PILOTS = PilotPool({"cores": 4}, {"workers": 1, "cores_per_worker": 2}, directory=PLACE)
 
 # The tests that have not been run yet.
 LEFT: Counter[PilotPool] = Counter()

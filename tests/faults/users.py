@@ -71,7 +71,8 @@ class User:
 @contextmanager
 def somebody() -> Iterator[User]:
     """Make a user; the test is skipped where nobody but root can use the package."""
-    place = Path(tempfile.mkdtemp())
+    # Others may enter no directory of TMPDIR, often.
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
     customized = place / "site"
     customized.mkdir()
     own = [path for path in site.getsitepackages() if path.startswith(sys.prefix)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,7 +74,7 @@ tails = st.one_of(orderly, shell_characters, st.tuples(orderly, shell_characters
 @example(tail=" -- -n {} !")
 @example(tail=" '\x81\x82\x88' é \"\x7f\u2028\"")
 def test_direct_words_are_what_the_shell_passes_on(shell: str, show: str, tail: str) -> None:
-    command = f"{show} {tail}"
+    command = f"{shlex.quote(show)} {tail}"
     found = direct_words(command)
     event("direct" if found else "left to the shell")
     if found is not None:
