@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -85,8 +86,10 @@ def check(directory: Path) -> None:
     Raises:
         CannotInstall: this user or this machine cannot do it.
     """
+    # Not in the group of the cluster, which may run, or may be refused for another reason.
+    probe = directory / f"probe-{os.getpid()}"
     done = subprocess.run(
-        [*inside(directory), "test", "-e", "/sys/fs/cgroup/memory/memory.limit_in_bytes"],
+        [*inside(probe), "test", "-e", "/sys/fs/cgroup/memory/memory.limit_in_bytes"],
         capture_output=True,
         text=True,
         check=False,
@@ -96,6 +99,7 @@ def check(directory: Path) -> None:
             "--cgroups needs root, and cgroups of version 1 with the controllers"
             f" {', '.join(CONTROLLERS)}: {done.stderr.strip() or 'the memory controller has no limits'}"
         )
+    remove_group(probe)
 
 
 def remove_group(directory: Path, patience: float = 10) -> None:

@@ -281,8 +281,10 @@ def test_another_version_than_the_distributions(place: Path) -> None:
     eventually(lambda: pid not in pids(directory))
     up(directory, "--slurm", "24.11")
     assert slurm(directory, "scontrol", "--version").startswith("slurm-wlm 24.11")
+    before = groups()
     refused = cluster("up", directory, "--cgroups")
     assert refused.returncode == 1 and "cgroups is False" in refused.stderr
+    assert groups() == before
     assert cluster("down", directory).returncode == 0
     assert_nothing_left(directory)
 
