@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,27 @@ async def test_a_command_that_is_killed_for_want_of_memory(slurm_flow: WorkflowE
         await future
     assert caught.value.cause is FailureCause.MEMORY
     await until(lambda: told(job_of(future), "State") == "OUT_OF_MEMORY")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+async def test_a_command_whose_child_is_killed_for_want_of_memory(slurm_flow: WorkflowEngine, ranks: int) -> None:
+    """It ends with 0 all the same, and Slurm says that its job did not end well."""
+    future = shell(slurm_flow)(f"{shlex.join(GREEDY)}; echo $?; exit 0", task_description={**LITTLE, "ranks": ranks})
+    with pytest.raises(TaskFailedError) as caught:
+        await future
+    assert caught.value.cause is FailureCause.MEMORY
+    await until(lambda: told(job_of(future), "State") == "OUT_OF_MEMORY")
+
+
+async def test_a_function_whose_child_is_killed_for_want_of_memory(slurm_flow: WorkflowEngine) -> None:
+    @slurm_flow.function_task
+    def starts(argv: list[str]) -> int:
+        return subprocess.run(argv, check=False).returncode
+
+    future = starts(GREEDY, task_description=LITTLE)
+    with pytest.raises(TaskFailedError) as caught:
+        await future
+    assert caught.value.cause is FailureCause.MEMORY
 
 
 async def test_enough_memory(slurm_flow: WorkflowEngine) -> None:
