@@ -1,4 +1,4 @@
-"""Running the commands of a scheduler: time-limited, and without what the driver's own job has in its environment."""
+"""Running the commands of a scheduler: time-limited, in an environment that does not change what they do."""
 
 from __future__ import annotations
 
@@ -9,21 +9,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["Answer", "CommandTimeoutError", "clean_environment", "run_blocking", "run_command"]
+from .environment import clean_environment
 
-# What a scheduler tells a job about itself; what it reads itself, to find its server, is kept.
-_OWN = ("SLURM_", "SBATCH_", "SRUN_", "PBS_", "LSB_", "LS_JOBPID", "LS_SUBCWD", "LS_EXEC_T")
-_KEPT = frozenset(
-    """
-    SLURM_CONF SLURM_CLUSTERS SLURM_TIME_FORMAT PBS_CONF_FILE PBS_DEFAULT PBS_SERVER PBS_EXEC PBS_HOME PBS_PRIMARY
-    PBS_SECONDARY PBS_AUTH_METHOD LSB_DISPLAY_YEAR LSB_SHAREDIR LSB_CONFDIR
-    """.split()  # noqa: SIM905
-)
+__all__ = ["Answer", "CommandTimeoutError", "clean_environment", "run_blocking", "run_command"]
 
 # More bytes than a submit command says, as a rule.
 _USUAL = 4096
@@ -41,22 +34,8 @@ class CommandTimeoutError(Exception):
         super().__init__(f"{command} did not answer in {timeout:g} s")
 
 
-def clean_environment() -> dict[str, str]:
-    """Return the driver's environment without what a scheduler told it about its own job, if it runs in one."""
-    return {name: value for name, value in os.environ.items() if not _left_out(name)}
-
-
-def _environment() -> dict[str, str] | None:
-    """Return the environment of a command; None for the driver's own, which costs less to hand on."""
-    return clean_environment() if any(map(_left_out, os.environ)) else None
-
-
-def _left_out(name: str) -> bool:
-    return name.startswith(_OWN) and name not in _KEPT
-
-
 async def run_command(argv: Sequence[str], timeout: float) -> Answer:
-    """Run a command.
+    """Run a command that asks for jobs, or cancels them.
 
     Args:
         timeout: seconds that it may take.
@@ -91,7 +70,7 @@ async def _started(argv: Sequence[str]) -> asyncio.subprocess.Process:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(),
+        env=clean_environment(asking=True),
         start_new_session=True,
     )
 
@@ -109,13 +88,18 @@ def _kill(pid: int) -> None:
 
 
 def run_blocking(
-    argv: Sequence[str], timeout: float, directory: Path | None = None, stdin: Path | None = None
+    argv: Sequence[str],
+    timeout: float,
+    directory: Path | None = None,
+    stdin: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Answer:
     """Run a command in the calling thread; otherwise like `run_command`.
 
     Args:
         directory: to run it in.
         stdin: file for it to read; none where None.
+        environment: that of a command that asks for jobs, where None.
     """
     with _Output() as output, nullcontext(subprocess.DEVNULL) if stdin is None else open(stdin, "rb") as stream:
         process = subprocess.Popen(
@@ -124,7 +108,7 @@ def run_blocking(
             stdin=stream,
             stdout=output.out,
             stderr=output.err,
-            env=_environment(),
+            env=clean_environment(asking=True) if environment is None else environment,
             cwd=directory,
             start_new_session=True,
         )

@@ -34,10 +34,12 @@ class Submission(NamedTuple):
 
     Attributes:
         by_stdin: the command reads the script from its standard input.
+        unset: variables of the environment that would override, or contradict, an option of the script.
     """
 
     argv: list[str]
     by_stdin: bool = False
+    unset: frozenset[str] = frozenset()
 
 
 class Dialect(Protocol):
@@ -96,8 +98,8 @@ class Dialect(Protocol):
             python: interpreter on the nodes.
         """
 
-    def submission(self, path: str) -> Submission:
-        """Say how a script is submitted."""
+    def submission(self, path: str, options: Mapping[str, Any]) -> Submission:
+        """Say how a script with these options is submitted."""
 
 
 def one_line(key: str, value: str) -> str:

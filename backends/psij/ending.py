@@ -18,7 +18,8 @@ from ..run_script import claimed_by, forbid, marks_of, said
 from ..staging.apply import missing
 from ..verdict import Verdict, missing_text
 from .batching import Batches
-from .commands import CommandTimeoutError, clean_environment
+from .commands import CommandTimeoutError
+from .environment import clean_environment
 from .jobs import BatchJob, Phase, is_of, needs_no_word, recorded, said_of, verdict_of
 from .scheduler import JobStatus, Meaning, Report, Settlement
 
@@ -261,7 +262,7 @@ class Ending:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env=clean_environment(),
+                    env=clean_environment(asking=True),
                     start_new_session=True,
                     cwd=os.sep,
                 )

@@ -21,8 +21,9 @@ from psij.executors.batch.slurm import SlurmExecutorConfig, SlurmJobExecutor
 
 from .commands import run_blocking
 from .dialect import Dialect
+from .environment import clean_environment
 from .scheduler import Scheduler
-from .translation import batch_script
+from .translation import batch_script, options_of
 
 __all__ = ["submitter"]
 
@@ -43,6 +44,7 @@ class _Submission(threading.local):
     returncode = 0
     directory: Path | None = None
     script: Path | None = None
+    unset: frozenset[str] = frozenset()
 
 
 class _Submitter(BatchSchedulerExecutor):
@@ -81,8 +83,9 @@ class _Submitter(BatchSchedulerExecutor):
     def get_submit_command(self, job: Any, submit_file_path: Path) -> list[str]:
         """Return the command that submits a script."""
         path = submit_file_path.absolute()
-        submission = self.dialect.submission(str(path))
+        submission = self.dialect.submission(str(path), options_of(job.spec))
         self.now.directory, self.now.script = job.spec.directory, path if submission.by_stdin else None
+        self.now.unset = submission.unset
         return submission.argv
 
     def job_id_from_submit_output(self, out: str) -> str:
@@ -91,7 +94,8 @@ class _Submitter(BatchSchedulerExecutor):
 
     def _run_command(self, cmd: list[str]) -> str:
         # The job may start in the directory in which it was submitted.
-        code, out, err = run_blocking(cmd, self.timeout, self.now.directory, self.now.script)
+        environment = clean_environment(self.now.unset)
+        code, out, err = run_blocking(cmd, self.timeout, self.now.directory, self.now.script, environment)
         self.now.returncode = code
         if code != 0:
             raise subprocess.CalledProcessError(code, cmd, (err + out).decode(errors="replace"))

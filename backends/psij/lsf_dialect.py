@@ -81,7 +81,7 @@ class LsfDialect:
         """Make the argv that starts a command on all its ranks; see `mpi`."""
         return mpi_launch_line(argv, description, python, _HOSTS)
 
-    def submission(self, path: str) -> Submission:
+    def submission(self, path: str, options: Mapping[str, Any]) -> Submission:
         """Say how a script is submitted: only from its standard input does bsub read directives."""
         return Submission(["bsub"], by_stdin=True)
 

@@ -106,7 +106,7 @@ class PbsDialect:
         """Make the argv that starts a command on all its ranks; see `mpi`."""
         return mpi_launch_line(argv, description, python, _HOSTS)
 
-    def submission(self, path: str) -> Submission:
+    def submission(self, path: str, options: Mapping[str, Any]) -> Submission:
         """Say how a script is submitted."""
         return Submission(["qsub", path])
 

@@ -42,12 +42,6 @@ _ACCOUNTING_FIELDS = (
     *("WorkDir", "JobName"),
 )
 
-# What a user may have set for his own eyes would hide jobs, or list them twice.
-_HIDING = (
-    *("SQUEUE_ACCOUNT", "SQUEUE_ARRAY_UNIQUE", "SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_LICENSES", "SQUEUE_NAMES"),
-    *("SQUEUE_PARTITION", "SQUEUE_PRIORITY", "SQUEUE_QOS", "SQUEUE_SORT", "SQUEUE_STATES", "SQUEUE_USERS"),
-)
-
 _ID = re.compile(r"[0-9]+(_[0-9]+|_\[.*\]|\+[0-9]+)?")
 _SUBMITTED = re.compile(r"^(?:([0-9]+)(?:;\S+)?|Submitted batch job ([0-9]+)(?: on cluster \S+)?)\s*$", re.MULTILINE)
 # sacct and newer squeue; older squeue prints what wait(2) gives.
@@ -91,8 +85,8 @@ class Slurm:
         """
         fields = [f"{name}:{_FIELD}" for name in _QUEUE_FIELDS[:-1]] + [f"{_QUEUE_FIELDS[-1]}:{_ROW}"]
         return [
-            *("env", *[word for name in _HIDING for word in ("-u", name)], "SLURM_TIME_FORMAT=%s"),
-            *("squeue", self._user, "--all", "--array", "--noheader", f"--Format={','.join(fields)}"),
+            *("env", "SLURM_TIME_FORMAT=%s", "squeue", self._user, "--all", "--array", "--noheader"),
+            f"--Format={','.join(fields)}",
             *(["--states=all"] if ended else []),
         ]
 

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from asyncflow_hpc.task import TaskDescription
@@ -31,6 +32,20 @@ _OWN = frozenset(
     verbose version wait wrap
     """.split()  # noqa: SIM905
 )
+
+# Options of which sbatch takes one at most, or which say the same; and those with a variable of another name.
+_CONTRADICTING = tuple(
+    frozenset(group.split())
+    for group in (
+        "mem mem-per-cpu mem-per-gpu",
+        "cpus-per-task cpus-per-gpu tres-per-task",
+        "gpus gpus-per-node gpus-per-socket gpus-per-task gres",
+        "exclusive oversubscribe",
+        "hint ntasks-per-core threads-per-core",
+        "time time-min",
+    )
+)
+_VARIABLES = {"mem": "mem-per-node", "time": "timelimit", "switches": "req-switch"}
 
 _NUMBERED = 'export ASYNCFLOW_RANK="${SLURM_PROCID:-0}" ASYNCFLOW_SIZE="${SLURM_NTASKS:-1}"'
 _RANKED = f'{_NUMBERED}; exec "$@"'
@@ -101,9 +116,20 @@ class SlurmDialect:
         srun = [*launcher, f"--ntasks={description.ranks}", cores, "--kill-on-bad-exit=1"]
         return ["/bin/sh", "-c", _FIRST_FAILURE, "sh", *srun, "/bin/sh", "-c", _RANK_THAT_TELLS, "sh", *argv]
 
-    def submission(self, path: str) -> Submission:
+    def submission(self, path: str, options: Mapping[str, Any]) -> Submission:
         """Say how a script is submitted."""
-        return Submission(["sbatch", "--parsable", path])
+        return Submission(["sbatch", "--parsable", path], unset=_overriding(frozenset(options)))
+
+
+@lru_cache(256)
+def _overriding(options: frozenset[str]) -> frozenset[str]:
+    """Return the variables with which sbatch would override options of its script, or refuse them as contradictory."""
+    found = set(options)
+    for group in _CONTRADICTING:
+        if found & group:
+            found |= group
+    names = {f"SBATCH_{_VARIABLES.get(option, option).upper().replace('-', '_')}" for option in found}
+    return frozenset(names | {"SLURM_HINT"} if "hint" in found else names)
 
 
 def _log(sandbox: str) -> str:

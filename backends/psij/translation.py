@@ -12,7 +12,7 @@ from asyncflow_hpc.task import TaskDescription
 
 from .dialect import Dialect, Options
 
-__all__ = ["batch_script", "job_spec"]
+__all__ = ["batch_script", "job_spec", "options_of"]
 
 
 def job_spec(
@@ -79,7 +79,12 @@ def _like(
     )
 
 
+def options_of(spec: Any) -> Options:
+    """Return what the submit command is to be told of a PSI/J job."""
+    return {key.partition(".")[2]: value for key, value in (spec.attributes.custom_attributes or {}).items()}
+
+
 def batch_script(dialect: Dialect, spec: Any) -> str:
     """Write the batch script of a PSI/J job."""
-    options = {key.partition(".")[2]: value for key, value in (spec.attributes.custom_attributes or {}).items()}
-    return dialect.script(options, str(spec.directory), f"exec {spec.executable} {shlex.quote(spec.arguments[0])}")
+    run = f"exec {spec.executable} {shlex.quote(spec.arguments[0])}"
+    return dialect.script(options_of(spec), str(spec.directory), run)
