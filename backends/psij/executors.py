@@ -42,6 +42,7 @@ class _Submission(threading.local):
     """What one thread submits."""
 
     returncode = 0
+    printed: str | None = None
     directory: Path | None = None
     script: Path | None = None
     unset: frozenset[str] = frozenset()
@@ -52,7 +53,7 @@ class _Submitter(BatchSchedulerExecutor):
 
     Attributes:
         place: where PSI/J leaves scripts.
-        now: what the calling thread submits, and the exit code of its last command.
+        now: what the calling thread submits, and the exit code of its last command with the id that it printed.
     """
 
     dialect: Dialect
@@ -96,7 +97,7 @@ class _Submitter(BatchSchedulerExecutor):
         # The job may start in the directory in which it was submitted.
         environment = clean_environment(self.now.unset)
         code, out, err = run_blocking(cmd, self.timeout, self.now.directory, self.now.script, environment)
-        self.now.returncode = code
+        self.now.returncode, self.now.printed = code, self.scheduler.parse_submitted(out.decode(errors="replace"))
         if code != 0:
             raise subprocess.CalledProcessError(code, cmd, (err + out).decode(errors="replace"))
         return out.decode(errors="replace")

@@ -15,6 +15,9 @@ _LONGEST = 1000
 # Seconds: a hiccup, a server that is restarted or too busy, and limits that wait for jobs to end.
 SOON, LATER, LATE = 2.0, 10.0, 30.0
 
+# Exit codes of a shell whose command a signal ended, up to SIGTERM; above that, PBS has codes of its own.
+_KILLED = range(129, 144)
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -55,7 +58,8 @@ class Rules:
     def failure(self, text: str, returncode: int) -> Transient | Permanent:
         """Tell whether a submission that failed may work another time.
 
-        What fits no rule counts as permanent: the task fails, and its error has the scheduler's words.
+        What fits no rule counts as permanent, but the job may be in the queue: a wrapper or a hook may have failed
+        after the submission. Where a signal ended the command, nobody knows, and another attempt may succeed.
 
         Args:
             text: what the command has printed, on both streams.
@@ -67,9 +71,10 @@ class Rules:
                 if rule.delay is None:
                     return Permanent(said, rule.advice)
                 return Transient(said, rule.delay, rule.unclear, rule.while_queued, rule.limit)
-        if returncode <= 0:
+        if returncode <= 0 or returncode in _KILLED:
             return Transient(said or f"{self._command} told no id (exit code {returncode})", LATER, unclear=True)
-        return Permanent(said or f"{self._command} failed with exit code {returncode} and said nothing")
+        said = said or f"{self._command} failed with exit code {returncode} and said nothing"
+        return Permanent(said, unclear=True)
 
 
 def other_than(expected: re.Pattern[str], text: str, returncode: int, prefix: re.Pattern[str]) -> str | None:

@@ -39,6 +39,7 @@ class BatchJob:
         attempt: 0 for the first; the task's own dict goes on to the next one.
         boxed, placed: its sandbox is there; its scripts are there, too.
         unclear: an earlier driver may have submitted it.
+        printed: the id that a submit command printed before it failed.
         asked: why we asked the scheduler to end it, if we did.
         status: what the queue said last.
         unseen_since: when the queue first did not list it, by the loop's clock.
@@ -65,6 +66,7 @@ class BatchJob:
     boxed: bool = False
     placed: bool = False
     unclear: bool = False
+    printed: str | None = None
     settling: bool = False
     anothers: bool = False
     warned: set[str] = field(default_factory=set)

@@ -20,7 +20,7 @@ from asyncflow_hpc.task import command_of
 from ..away import PickledCall, runner_argv
 from ..pickling import FunctionPickles
 from ..readiness import note_ready_file
-from ..run_script import RunScript, forbid, script_path, write_script
+from ..run_script import RunScript, claimed_by, forbid, script_path, write_script
 from ..sandbox import current_umask, make_sandbox, thread_variables
 from ..shortage import is_short
 from ..task_script import TaskScript
@@ -38,6 +38,9 @@ __all__ = ["Placing"]
 # Seconds within which what comes of submissions is told to the loop together: to be woken up for each of them is a
 # third of what it does for a job.
 _TOGETHER = 0.01
+
+# Whose an attempt is that nobody may run; see `forbid`.
+_NOBODY = "none"
 
 
 class Placing:
@@ -159,6 +162,7 @@ class Placing:
         except CommandTimeoutError as error:
             raise TransientError(str(error), unclear=True) from error
         except psij.SubmitException as error:
+            job.printed = executor.now.printed
             raise self._failure(job, str(error), executor.now.returncode) from error
         except (OSError, subprocess.SubprocessError) as error:
             if is_short(error):
@@ -182,13 +186,19 @@ class Placing:
 
     def _failure(self, job: BatchJob, text: str, returncode: int) -> Exception:
         failure = self._backend.scheduler.submit_failure(text, returncode)
+        # With an id, whatever went wrong may have done so after the submission.
+        unclear = failure.unclear or job.printed is not None
         if isinstance(failure, Transient):
-            return TransientError.of(failure)
-        advice = f"; {failure.advice}" if failure.advice else ""
-        return SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {failure.text}{advice}")
+            transient = TransientError.of(failure)
+            transient.unclear = unclear
+            return transient
+        words = f"{failure.text}; {failure.advice}" if failure.advice else failure.text
+        if unclear:
+            return TransientError(words, unclear=True, refused=True)
+        return SubmitError(f"{job.uid} '{job.task['name']}' was not submitted: {words}")
 
     async def find(self, job: BatchJob) -> bool:
-        """Look for a job that may have been submitted, in the queue and in its sandbox.
+        """Look for a job that may have been submitted: in the queue, in its sandbox, and by the id that was printed.
 
         Raises:
             TransientError: nobody can say.
@@ -202,9 +212,24 @@ class Placing:
             raise TransientError("nobody knows whether it is in the queue already", unclear=True)
         loop = asyncio.get_running_loop()
         native_id = await loop.run_in_executor(self._backend.threads, _ran_already, job)
+        if native_id is None and job.printed is not None and await self._accounted(job, job.printed):
+            native_id = job.printed
         if native_id is not None:
             job.native_id = native_id
         return native_id is not None
+
+    async def _accounted(self, job: BatchJob, native_id: str) -> bool:
+        """Tell whether the scheduler's records have a job by its id."""
+        scheduler = self._backend.scheduler
+        command = scheduler.accounting_command([native_id])
+        if not command:
+            return False
+        try:
+            _, out, err = await self._backend.command(command)
+        except (OSError, CommandTimeoutError):
+            return False
+        found = scheduler.parse_accounting(out, err).by_id.get(native_id, ())
+        return any(status.name == job.name and is_of(status, job) for status in found)
 
     async def withdraw(self, job: BatchJob) -> bool:
         """See to it that a job that may have been submitted runs nothing; returns False if it may have begun."""
@@ -262,6 +287,10 @@ def _put_far_away(script: str, kept: str) -> None:
 
 def _ran_already(job: BatchJob) -> str | None:
     """Tell from the sandbox whether a job has run that is not in the queue any more; returns its id."""
+    first = claimed_by(job.sandbox)
+    if first is not None:
+        # What runs, or has run, is found out as for every job; what may not run will not.
+        return first if first != _NOBODY else None
     if not Path(job.sandbox, BOOKKEEPING, "host").exists():
         return None
     record = recorded(job)

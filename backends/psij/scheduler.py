@@ -135,10 +135,12 @@ class Permanent:
     Attributes:
         text: what the scheduler said.
         advice: what to do, as a clause, else "".
+        unclear: the job may be in the queue all the same, as the words are in no table.
     """
 
     text: str
     advice: str = ""
+    unclear: bool = False
 
 
 class Settlement(NamedTuple):

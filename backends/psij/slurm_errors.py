@@ -67,6 +67,9 @@ RULES = (
     Rule("Requested node configuration is not available", advice="ask for what a node of the queue has"),
     Rule("Invalid (generic resource|GRES)|Invalid Trackable RESource", advice="set gpus_per_rank, or another queue"),
     Rule("Invalid feature|Invalid license|Invalid wckey|unrecognized option", advice="look at the options in slurm"),
+    Rule("Job dependency problem|Invalid job array specification", advice="look at the options in slurm"),
+    Rule("mutually exclusive|Invalid --", advice="look at the options in slurm"),
+    Rule("Batch script is empty|This does not look like a batch script", advice="look at job.sh in its sandbox"),
     Rule("Access/permission denied", advice="ask the site whether you may submit jobs"),
 )
 

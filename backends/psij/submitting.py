@@ -31,14 +31,16 @@ class TransientError(Exception):
 
     Attributes:
         unclear: the job may have been submitted all the same.
+        refused: another attempt makes no sense; all that is left is to look for the job, and to withdraw it.
         delay: seconds until another attempt makes sense.
         limit: the end of one of our own jobs may help; while any is queued, that is waited for.
         while_queued: nothing else helps.
     """
 
-    def __init__(self, text: str, unclear: bool = False, delay: float = 0.0) -> None:
+    def __init__(self, text: str, unclear: bool = False, delay: float = 0.0, refused: bool = False) -> None:
         super().__init__(text)
         self.unclear = unclear
+        self.refused = refused
         self.delay = delay
         self.limit = self.while_queued = False
 
@@ -208,6 +210,7 @@ class Submitting:
     async def _until_submitted(self, job: BatchJob) -> None:
         loop = asyncio.get_running_loop()
         until, pause, unclear = loop.time() + self._pace.patience, _SOON, job.unclear
+        refused: TransientError | None = None
         while True:
             if job.phase is Phase.ENDED:
                 # An attempt of which nobody knew has run.
@@ -215,6 +218,8 @@ class Submitting:
             try:
                 if unclear and await self._find(job):
                     return
+                if refused is not None:
+                    raise refused
                 unclear = False
                 if job.asked is not None:
                     raise SubmitError(f"{job.uid} '{job.task['name']}' was cancelled before it was submitted")
@@ -223,21 +228,53 @@ class Submitting:
             except NotBegunError:
                 if job.asked is None:
                     raise
+            except SubmitError:
+                # The words are known, but a hook may have printed them after the submission.
+                with suppress(SubmitError):
+                    if job.placed and await self._runs(job):
+                        return
+                raise
             except TransientError as error:
                 unclear = unclear or error.unclear
+                if error.refused and refused is None:
+                    refused = error
+                    continue
                 full = error.limit and self._queued > 0
-                hopeless = error.while_queued and not full
+                hopeless = refused is error or (error.while_queued and not full)
                 late = not full and loop.time() >= until
-                if hopeless or late or job.asked is not None or self._closing:
-                    text = f"{job.uid} '{job.task['name']}' was not submitted: {error}"
-                    # What may run all the same must not be submitted as another attempt.
-                    passing = late and not hopeless and (not unclear or await self._withdraw(job))
+                if self._closing and job.asked is None:
+                    # A later driver looks for it, and submits it.
+                    raise NotBegunError from error
+                if hopeless or late or job.asked is not None:
+                    if unclear and await self._runs(job):
+                        return
+                    text = f"{job.uid} '{job.task['name']}' was not submitted: {refused or error}"
+                    passing = late and not hopeless and refused is None
                     raise SubmitError(text, transient=passing) from error
                 log.warning("%s is not submitted yet, will be tried again: %s", job.uid, error)
                 await self._pause(max(pause, error.delay) * random.uniform(0.8, 1.2), full)
                 pause = min(2 * pause, _LATE)
                 if full:
                     until = loop.time() + self._pace.patience
+
+    async def _runs(self, job: BatchJob) -> bool:
+        """See to it that a job that is given up runs nothing, should it be in the queue.
+
+        Returns:
+            Whether it has begun to run already, so that it goes on as every job.
+
+        Raises:
+            SubmitError: nobody can say.
+        """
+        if await self._withdraw(job):
+            return False
+        with suppress(TransientError):
+            if await self._find(job):
+                return True
+        raise SubmitError(
+            f"{job.uid} '{job.task['name']}' may or may not have been submitted: look for job {job.name} in the queue,"
+            f" and for its files in {job.sandbox}"
+        )
 
     async def _pause(self, seconds: float, full: bool = False) -> None:
         """Wait, where there are too many jobs only until one of ours ends."""

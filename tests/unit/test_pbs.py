@@ -354,7 +354,7 @@ def test_failures_that_pass(message: str, unclear: bool) -> None:
 def test_silence_and_unknown_words() -> None:
     found = PBS.submit_failure("", -9)
     assert isinstance(found, Transient) and found.unclear
-    assert PBS.submit_failure("a novel failure", 9) == Permanent("a novel failure")
+    assert PBS.submit_failure("a novel failure", 9) == Permanent("a novel failure", unclear=True)
     assert isinstance(PBS.submit_failure("", 186), Transient)
 
 

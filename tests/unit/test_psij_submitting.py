@@ -35,13 +35,16 @@ class Cluster:
     withdraws: bool = False
     submitted: list[str] = field(default_factory=list)
     failed: dict[str, Exception] = field(default_factory=dict)
+    withdrawn: list[str] = field(default_factory=list)
+    found: Callable[[], bool] = lambda: False
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
     def submitting(self, patience: float = 0.0, rate: float = 1000.0) -> Submitting:
         async def find(job: BatchJob) -> bool:
-            return False
+            return self.found()
 
         async def withdraw(job: BatchJob) -> bool:
+            self.withdrawn.append(job.uid)
             return self.withdraws
 
         made = Submitting(Pace(rate, 2, 100, patience), self.answer, find, withdraw, self.take, self.fail)
@@ -105,6 +108,53 @@ async def test_what_may_be_in_the_queue_is_tried_again_only_if_it_runs_nothing(w
     error = cluster.failed["task.000001"]
     assert isinstance(error, SubmitError) and error.transient is withdraws
     await submitting.close()
+
+
+async def refused(job: BatchJob) -> None:
+    raise TransientError("words that nobody knows", unclear=True, refused=True)
+
+
+@pytest.mark.parametrize("found", [[True], [False, True]], ids=["listed", "begun"])
+async def test_a_refusal_that_nobody_knows_is_looked_for(found: list[bool]) -> None:
+    cluster = Cluster(refused, found=iter(found).__next__)
+    submitting = cluster.submitting(patience=1000.0)
+    submitting.add(job(1))
+    await cluster.told.wait()
+    assert cluster.submitted == ["task.000001"] and not cluster.failed
+    await submitting.close()
+
+
+async def test_a_refusal_that_nobody_knows_is_final_and_runs_nothing() -> None:
+    cluster = Cluster(refused, withdraws=True)
+    submitting = cluster.submitting(patience=1000.0)
+    submitting.add(job(1))
+    await cluster.told.wait()
+    error = cluster.failed["task.000001"]
+    assert "words that nobody knows" in str(error) and error.transient is False  # type: ignore[attr-defined]
+    assert cluster.withdrawn == ["task.000001"]
+    await submitting.close()
+
+
+async def test_nobody_can_say_whether_a_job_runs() -> None:
+    cluster = Cluster(refused)
+    submitting = cluster.submitting(patience=1000.0)
+    submitting.add(job(1))
+    await cluster.told.wait()
+    assert "may or may not have been submitted: look for job s.n in the queue" in str(cluster.failed["task.000001"])
+    await submitting.close()
+
+
+async def test_what_a_cancellation_or_a_closing_cuts_off_runs_nothing_or_is_left_to_a_later_driver() -> None:
+    cluster = Cluster(refusing(Transient("no answer", 1000.0, unclear=True), 0, set()), withdraws=True)
+    submitting = cluster.submitting(patience=1000.0)
+    left, cancelled = job(1), job(2)
+    for one in (left, cancelled):
+        submitting.add(one)
+    while not left.phase is cancelled.phase is Phase.SUBMITTING:
+        await asyncio.sleep(0)
+    cancelled.asked, cancelled.placed = FailureCause.CANCELLED, True
+    await submitting.close()
+    assert list(cluster.failed) == cluster.withdrawn == ["task.000002"]
 
 
 async def test_a_limit_that_is_not_named_is_final_where_no_job_can_end() -> None:

@@ -99,12 +99,13 @@ def test_without_a_configuration_no_attempt_helps() -> None:
 
 
 def test_silence_and_unknown_words() -> None:
-    for code in (0, -9):
+    for code in (0, -9, 137, 143):
         found = submit_failure("", code)
         assert isinstance(found, Transient) and found.unclear and str(code) in found.text
+    assert submit_failure("Killed", 137) == Transient("Killed", 10.0, unclear=True)
     found = submit_failure("", 3)
-    assert isinstance(found, Permanent) and "3" in found.text
-    assert submit_failure("a novel failure", 1) == Permanent("a novel failure")
+    assert isinstance(found, Permanent) and "3" in found.text and found.unclear
+    assert submit_failure("a novel failure", 1) == Permanent("a novel failure", unclear=True)
 
 
 def test_every_rule_decides_something() -> None:
