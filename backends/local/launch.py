@@ -11,6 +11,7 @@ from pathlib import Path
 from asyncflow_hpc.command import argv_of
 from asyncflow_hpc.task import Task, TaskDescription, command_of
 
+from ..numbering import started_by
 from ..sandbox import own_variables, thread_variables
 from .ranks import GPU_VARIABLES
 from .slots import Grant, Request
@@ -47,7 +48,7 @@ def launch_line(task: Task, description: TaskDescription) -> list[str]:
     """Make the argv of a task: its command, with what starts its ranks before it."""
     argv = argv_of(command_of(task), description.shell)
     if description.launcher:
-        return [*shlex.split(description.launcher), "-n", str(description.ranks), *argv]
+        return started_by(shlex.split(description.launcher), description.ranks, argv)
     if description.ranks > 1:
         ranks = str(Path(__file__).with_name("ranks.py"))
         return [sys.executable, "-I", "-S", ranks, str(description.ranks), str(description.gpus_per_rank), *argv]

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from asyncflow_hpc.task import TaskDescription
 
+from ..numbering import FORGET, started_by, telling
+
 __all__ = ["RANKS", "mpi_launch_line"]
 
 # Without any MPI, ranks on one node are started as the local backend does.
 RANKS = str(Path(__file__).resolve().parent.parent / "local" / "ranks.py")
 
-_VARIABLES = ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "SLURM_PROCID")
-
 _START = """\
+{forget}
 n=$1 gpus=$2 python=$3 ranks=$4; shift 4
 mpiexec=$(
   set -f
@@ -52,11 +53,8 @@ def mpi_launch_line(argv: list[str], description: TaskDescription, python: str, 
     ranks = description.ranks
     if ranks == 1 and description.launcher is None:
         return argv
-    number = ""
-    for name in reversed(_VARIABLES):
-        number = f"${{{name}:-{number or 0}}}"
-    ranked = ["/bin/sh", "-c", f'export ASYNCFLOW_RANK="{number}" ASYNCFLOW_SIZE={ranks}; exec "$@"', "sh"]
     if description.launcher is not None:
-        return [*shlex.split(description.launcher), "-n", str(ranks), *ranked, *argv]
-    start = _START.format(ranked=shlex.join(ranked), hosts=hosts)
+        return started_by(shlex.split(description.launcher), ranks, argv)
+    ranked = shlex.join(["/bin/sh", "-c", f'{telling(ranks)}; exec "$@"', "sh"])
+    start = _START.format(forget=FORGET, ranked=ranked, hosts=hosts)
     return ["/bin/sh", "-c", start, "sh", str(ranks), str(description.gpus_per_rank), python, RANKS, *argv]

@@ -11,6 +11,7 @@ from typing import Any
 
 from asyncflow_hpc.task import TaskDescription
 
+from ..numbering import FORGET, started_by, telling
 from ..remembered import Remembered
 from ..run_script import Apart
 from .dialect import Options, Submission, directives, native_options, words_of
@@ -23,6 +24,7 @@ _WARNING = 30
 # A shorter walltime would have the warning at its very start.
 _SHORTEST_WARNED = 150
 
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 # What the backend itself has to say.
@@ -47,18 +49,15 @@ _CONTRADICTING = tuple(
 )
 _VARIABLES = {"mem": "mem-per-node", "time": "timelimit", "switches": "req-switch"}
 
-_NUMBERED = 'export ASYNCFLOW_RANK="${SLURM_PROCID:-0}" ASYNCFLOW_SIZE="${SLURM_NTASKS:-1}"'
-_RANKED = f'{_NUMBERED}; exec "$@"'
-
 # srun gives the highest exit code of all ranks, and those that it ends itself have high ones. So each rank that fails
 # leaves its own where there is room for one, and a shell around srun takes that. Signals are for what they start; what
 # a shell says of a child that one has ended is not the task's output.
 _FAILED = '"$ASYNCFLOW_SANDBOX/.asyncflow/first-failure"'
 _LOG = 'exec 3>&2 2>>"$ASYNCFLOW_SANDBOX/.asyncflow/script.log"; (exec 2>&3 3>&-; exec "$@"); c=$?'
 _TRAPS = "trap : HUP INT TERM USR1 USR2 XCPU"
-_RANK_THAT_TELLS = f'{_NUMBERED}; {_TRAPS}; {_LOG}; [ "$c" -eq 0 ] || ln -s -- "$c" {_FAILED}; exit "$c"'
+_RANK_THAT_TELLS = f'{_TRAPS}; {_LOG}; [ "$c" -eq 0 ] || ln -s -- "$c" {_FAILED}; exit "$c"'
 _FIRST_FAILURE = (
-    f'rm -f -- {_FAILED}; {_TRAPS}; {_LOG}; f=0; [ "$c" -eq 0 ] || f=$(readlink {_FAILED}) || f=$c; exit "$f"'
+    f'{FORGET}; rm -f -- {_FAILED}; {_TRAPS}; {_LOG}; f=0; [ "$c" -eq 0 ] || f=$(readlink {_FAILED}) || f=$c; exit "$f"'
 )
 
 _WORDS = {
@@ -102,19 +101,24 @@ class SlurmDialect:
 
     def script(self, options: Mapping[str, Any], sandbox: str, run: str) -> str:
         """Write the batch script."""
-        return "\n".join(["#!/bin/sh", *directives(options, "#SBATCH --", "=", _quoted), run, ""])
+        lines = ["#!/bin/sh", *directives(options, "#SBATCH --", "=", _quoted)]
+        if options.get("export", "ALL") != "ALL":
+            # It is for the job's own environment; srun would keep that of the script from the ranks.
+            lines.append("unset SLURM_EXPORT_ENV")
+        return "\n".join([*lines, run, ""])
 
     def launch_line(self, argv: list[str], description: TaskDescription, python: str) -> list[str]:
         """Make the argv that starts a command on all its ranks."""
         if description.ranks == 1 and (description.nodes or 1) == 1 and description.launcher is None:
             return argv
-        launcher = shlex.split(description.launcher or "srun")
-        if launcher[:1] != ["srun"]:
-            return [*launcher, "-n", str(description.ranks), "/bin/sh", "-c", _RANKED, "sh", *argv]
+        launcher, ranks = shlex.split(description.launcher or "srun"), description.ranks
+        if not _is_srun(launcher):
+            return started_by(launcher, ranks, argv)
         # Since 22.05 srun does not take the cores from sbatch; source: srun(1), --cpus-per-task.
         cores = f"--cpus-per-task={description.cores_per_rank}"
-        srun = [*launcher, f"--ntasks={description.ranks}", cores, "--kill-on-bad-exit=1"]
-        return ["/bin/sh", "-c", _FIRST_FAILURE, "sh", *srun, "/bin/sh", "-c", _RANK_THAT_TELLS, "sh", *argv]
+        srun = [*launcher, f"--ntasks={ranks}", cores, "--kill-on-bad-exit=1"]
+        rank = ["/bin/sh", "-c", f"{telling(ranks)}; {_RANK_THAT_TELLS}", "sh"]
+        return ["/bin/sh", "-c", _FIRST_FAILURE, "sh", *srun, *rank, *argv]
 
     def submission(self, path: str, options: Mapping[str, Any]) -> Submission:
         """Say how a script is submitted."""
@@ -130,6 +134,12 @@ def _overriding(options: frozenset[str]) -> frozenset[str]:
             found |= group
     names = {f"SBATCH_{_VARIABLES.get(option, option).upper().replace('-', '_')}" for option in found}
     return frozenset(names | {"SLURM_HINT"} if "hint" in found else names)
+
+
+def _is_srun(launcher: list[str]) -> bool:
+    """Tell whether a launcher is srun, also as "/usr/bin/srun" or "env A=1 srun"."""
+    names = (word.rpartition("/")[2] for word in launcher if not _ASSIGNMENT.match(word))
+    return next((name for name in names if name != "env"), None) == "srun"
 
 
 def _log(sandbox: str) -> str:

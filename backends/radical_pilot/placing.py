@@ -25,6 +25,7 @@ from ..away import PickledCall, runner_argv
 from ..call_files import CALL
 from ..forked_call import Request, leave_request
 from ..local.ranks import GPU_VARIABLES
+from ..numbering import started_by
 from ..pickling import FunctionPickles
 from ..psij.commands import clean_environment
 from ..psij.mpi import RANKS
@@ -231,7 +232,7 @@ class Placing:
         # A plain srun would wait for the room that its own task holds.
         by_srun = settings.by_step and words[:1] in ([], ["srun"])
         if words and not by_srun:
-            return [*words, "-n", str(description.ranks), *argv]
+            return started_by(words, description.ranks, argv)
         if description.ranks == 1:
             return argv
         if by_srun:

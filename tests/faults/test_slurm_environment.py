@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,33 @@ CHANGING = {
     "SLURM_STDOUTMODE": "elsewhere",
     "SLURM_LABELIO": "1",
 }
+
+
+LAUNCHERS = ["srun", "mpiexec.hydra", "mpiexec.mpich", "mpiexec.openmpi --oversubscribe", "env -u X srun"]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+async def test_ranks_know_their_numbers_whatever_starts_them(root: Path, launcher: str, nodes: int) -> None:
+    if shutil.which(launcher.split(" ")[0]) is None:
+        pytest.skip(f"no {launcher} here")
+    asked = {"ranks": 4, "nodes": nodes, "launcher": launcher}
+    # Open MPI asks root to be sure.
+    sure = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    async with WorkflowEngine.create(backend(), work_dir=root, retries=0) as flow:
+        ranks = shell(flow)(
+            'echo "$ASYNCFLOW_RANK of $ASYNCFLOW_SIZE"', task_description={**asked, "environment": sure}
+        )
+        assert sorted((await ranks).splitlines()) == [f"{number} of 4" for number in range(4)]
+
+
+@pytest.mark.parametrize("export", ["NONE", "NIL", "HOME,PATH"])
+async def test_a_job_with_little_of_the_environment(root: Path, export: str) -> None:
+    options = {"slurm": {"export": export}, "environment": {"MINE": "given"}}
+    async with WorkflowEngine.create(backend(), work_dir=root, retries=0) as flow:
+        one = shell(flow)('echo "$MINE"', task_description=options)
+        two = shell(flow)('echo "$MINE $ASYNCFLOW_SIZE"', task_description={**options, "ranks": 2})
+        assert (await one, await two) == ("given\n", "given 2\n" * 2)
 
 
 @pytest.mark.parametrize("name", CANCELLING)

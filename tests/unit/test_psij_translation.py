@@ -214,7 +214,7 @@ def test_log_in_a_directory_that_slurm_would_read_as_a_pattern(sandbox: str, log
 def test_exit_code_of_the_first_rank_that_fails(
     of_ranks: Any, of_srun: int, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks = "".join(f'CODE={code} "$@"\n' for code in of_ranks)
+    ranks = "".join(f'SLURM_PROCID=0 CODE={code} "$@"\n' for code in of_ranks)
     srun = tmp_path / "srun"
     srun.write_text(f"#!/bin/sh\nshift 3\n{ranks}exit {of_srun}\n")
     srun.chmod(0o755)
@@ -260,7 +260,15 @@ def test_ranks_of_slurm_are_started_by_srun_or_what_the_task_says() -> None:
 @ALL
 def test_ranks_are_started_by_what_the_task_says(dialect: Dialect) -> None:
     started = dialect.launch_line(["a"], TaskDescription(ranks=4, launcher="mpiexec -x 'A B'"), "py")
-    assert started[:5] == ["mpiexec", "-x", "A B", "-n", "4"] and started[-1] == "a"
+    assert started[4:9] == ["mpiexec", "-x", "A B", "-n", "4"] and started[-1] == "a"
+
+
+@pytest.mark.parametrize("launcher", ["srun", "/usr/bin/srun", "env A=1 srun --label", "A=1 /opt/srun"])
+def test_srun_by_another_name(launcher: str) -> None:
+    started = SLURM.launch_line(["a"], TaskDescription(ranks=4, launcher=launcher), "py")
+    assert "--kill-on-bad-exit=1" in started and "-n" not in started
+    for other in ("mpiexec -launcher srun", "sruns", "ibrun"):
+        assert "-n" in SLURM.launch_line(["a"], TaskDescription(ranks=4, launcher=other), "py")
 
 
 def launched(dialect: Dialect, tmp_path: Path, command: str, *hosts: str) -> subprocess.CompletedProcess[str]:
@@ -270,6 +278,7 @@ def launched(dialect: Dialect, tmp_path: Path, command: str, *hosts: str) -> sub
             (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     path = f"{tmp_path}:{tmp_path}/other"
     environment = {"PATH": path, "PBS_NODEFILE": f"{tmp_path}/nodes", "LSB_DJOB_HOSTFILE": f"{tmp_path}/nodes"}
+    environment["OMPI_COMM_WORLD_RANK"] = "7"
     argv = dialect.launch_line(["/bin/sh", "-c", command], TaskDescription(ranks=3), sys.executable)
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
