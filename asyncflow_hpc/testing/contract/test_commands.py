@@ -298,10 +298,11 @@ async def test_first_failing_rank_ends_the_others(flow: WorkflowEngine) -> None:
 @pytest.mark.needs("ranks")
 async def test_launcher(flow: WorkflowEngine, root: Path) -> None:
     launcher = root / "launch"
-    launcher.write_text('#!/bin/sh\necho "launch $1 $2"\nshift 2\nexec "$@"\n')
+    launcher.write_text('#!/bin/sh\necho "launch $1 $2"\nshift 2\nASYNCFLOW_RANK=1 exec "$@"\n')
     launcher.chmod(0o755)
     wide = {"ranks": 2, "launcher": shlex.quote(str(launcher))}
-    assert await shell(flow)("echo run", task_description=wide) == "launch -n 2\nrun\n"
+    said = await shell(flow)('echo "$ASYNCFLOW_RANK of $ASYNCFLOW_SIZE"', task_description=wide)
+    assert said == "launch -n 2\n1 of 2\n"
 
 
 @pytest.mark.needs("walltime", "sandbox")
