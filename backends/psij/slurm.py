@@ -164,7 +164,7 @@ class Slurm:
         if settlement is None or by == "queue" or found.cause is not FailureCause.EXIT_CODE:
             return settlement
         verdict = settlement.verdict
-        if verdict.exit_code is None or verdict.exit_code > 64:
+        if verdict.exit_code is None or verdict.exit_code > 127:
             return settlement
         told = f"{verdict.text}; its records do not tell exit code {verdict.exit_code} from {verdict.exit_code + 128}"
         return Settlement(verdict._replace(text=told), by)
@@ -260,8 +260,9 @@ def _status(
     # Of jobs that wait and run, times to come are told as well, and nodes of an earlier run.
     on = None if nodes.strip() in _NOBODY else nodes.strip()
     there = known.state is TaskState.RUNNING or (known.final and on is not None)
-    # A job that never ran has a code, too, of Slurm's own.
-    code, signal = codes if known.final and there else (None, None)
+    # A job that never ran has a code of Slurm's own, and one whose node failed, too, since 24.11: a 1, or signal 1.
+    told = known.final and there and known.cause is not FailureCause.NODE_FAILURE
+    code, signal = codes if told else (None, None)
     if code == 0 and known.state is not TaskState.DONE:
         # A zero stands for what was not told, too.
         code = None

@@ -69,7 +69,7 @@ RULES = (
     Rule("Invalid feature|Invalid license|Invalid wckey|unrecognized option", advice="look at the options in slurm"),
     Rule("Job dependency problem|Invalid job array specification", advice="look at the options in slurm"),
     Rule("mutually exclusive|Invalid --", advice="look at the options in slurm"),
-    Rule("Batch script is empty|This does not look like a batch script", advice="look at job.sh in its sandbox"),
+    Rule("Batch script is empty|not look like a batch script|Unable to open file", advice="look at its sandbox"),
     Rule("Access/permission denied", advice="ask the site whether you may submit jobs"),
 )
 
