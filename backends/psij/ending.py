@@ -33,11 +33,19 @@ log = logging.getLogger(__name__)
 # Seconds: until a record is looked for again, over a walltime before we end a job, and between two requests to end it.
 _PAUSE, _LATE, _AGAIN = 0.2, 10.0, 15.0
 
+# Requests to end a job after which the log tells that it is still there.
+_MANY = 4
+
+# Seconds for which a job that has left its record may be listed as running, as while an epilog runs, or a node hangs.
+_LINGERING = 30.0
+
 _LOST = Meaning(TaskState.FAILED, FailureCause.LOST, True)
 _UNKNOWN = Meaning(TaskState.RUNNING)
 _CANCELLED = Meaning(TaskState.CANCELED, FailureCause.CANCELLED, True)
 # Of a job of which nothing is left but its record: who sends SIGTERM to a whole job, and forgets it, has deleted it.
 _FORGOTTEN = Meaning(TaskState.FAILED, FailureCause.SIGNAL, True, if_sent_term=FailureCause.CANCELLED)
+# Of a job that lingers though its record is there, and of whose end nobody says anything.
+_OVER = Meaning(TaskState.FAILED, final=True)
 
 _NEVER_BEGAN = "it is not in the queue any more and has never begun: it was deleted, or its node could not start it"
 
@@ -48,7 +56,9 @@ class Ending:
     def __init__(self, backend: PsijExecutionBackend) -> None:
         self._backend = backend
         self._loop = asyncio.get_running_loop()
-        self._cancelled: dict[str, float] = {}
+        # When, and how often, a job was asked to end; since when one that has left its record is listed as running.
+        self._cancelled: dict[str, tuple[float, int]] = {}
+        self._lingering: dict[str, float] = {}
         self._no_accounting = False
         self._accounting: Batches[JobStatus] = Batches(self._ask_accounting, backend.chore)
         self._cancelling: Batches[None] = Batches(self._cancel, backend.chore)
@@ -67,6 +77,8 @@ class Ending:
         try:
             record = await self._record(job, self._backend.patience if sure else 0.0)
             meaning, settlement = await self._asked_scheduler(job, record)
+            if record is not None and meaning is not None and not meaning.final:
+                meaning = await self._lingers(job, meaning)
             if record is None and meaning is not None and meaning.final:
                 # It has ended since it was looked for, or is on its way through the file system.
                 hopeless = meaning is _LOST or (meaning.state is TaskState.CANCELED and job.never_ran)
@@ -139,6 +151,32 @@ class Ending:
             job.status = accounted
             return scheduler.meaning(accounted), scheduler.settle(accounted, "accounting")
         return self._nowhere(job, record, report), None
+
+    async def _lingers(self, job: BatchJob, meaning: Meaning) -> Meaning:
+        """Say what to make of the state of a job that has left its record, though the queue says that it goes on.
+
+        It may be put back into the queue yet, where it was submitted so. Of others, the accounting records may tell why
+        they ended; what nobody tells in time is not waited for.
+        """
+        if meaning is _UNKNOWN or meaning.paused or meaning.state is not TaskState.RUNNING:
+            self._lingering.pop(job.uid, None)
+            return meaning
+        since = self._lingering.setdefault(job.uid, self._loop.time())
+        if job.asked is not None:
+            return _OVER
+        if _may_run_again(job):
+            return meaning
+        accounted = await self._accounted(job)
+        if accounted is not None and (found := self._backend.scheduler.meaning(accounted)).final:
+            job.status = accounted
+            return found
+        return _OVER if self._loop.time() - since >= _LINGERING else meaning
+
+    def look_again(self, job: BatchJob) -> None:
+        """Settle a job that has left its record, and has been listed as running for long enough since."""
+        since = self._lingering.get(job.uid)
+        if since is not None and (job.asked is not None or self._loop.time() - since >= _LINGERING):
+            self.look_at(job)
 
     async def _settled(self, job: BatchJob, status: JobStatus) -> tuple[Meaning, Settlement | None]:
         """Take what the queue says of a job; that it ended well is for the accounting records to say."""
@@ -213,6 +251,7 @@ class Ending:
             task["exception"] = "the service ended before it was ready"
         task["cause"] = cause
         self._forget_requests([job.native_id] if job.native_id is not None else [])
+        self._lingering.pop(job.uid, None)
         self._backend.forget_marker(job)
         self._backend.ended(job, state)
 
@@ -227,10 +266,22 @@ class Ending:
 
     def cancel(self, job: BatchJob) -> None:
         """Ask the scheduler to end a job, if it was not asked lately."""
+        self.look_again(job)
         now = self._loop.time()
-        if job.native_id is None or job.anothers or now - self._cancelled.get(job.native_id, -_AGAIN) < _AGAIN:
+        if job.native_id is None or job.anothers:
             return
-        self._cancelled[job.native_id] = now
+        last, requests = self._cancelled.get(job.native_id, (-_AGAIN, 0))
+        if now - last < _AGAIN:
+            return
+        if requests == _MANY:
+            log.warning(
+                "job %s of %s is still there after %d requests to end it: look at it with the scheduler's own commands,"
+                " end it by hand, or ask the site",
+                job.native_id,
+                job.uid,
+                requests,
+            )
+        self._cancelled[job.native_id] = now, requests + 1
         self._cancelling.add(job.native_id)
 
     async def _cancel(self, ids: Sequence[str]) -> Mapping[str, None]:
@@ -269,3 +320,12 @@ class Ending:
 
     def _in_thread(self, function: Any, *arguments: Any) -> asyncio.Future[Any]:
         return self._loop.run_in_executor(self._backend.threads, function, *arguments)
+
+
+def _may_run_again(job: BatchJob) -> bool:
+    """Tell whether a job was submitted so that the scheduler may put it back into the queue."""
+    description = job.description
+    native = {
+        str(key).lstrip("-") for options in (description.slurm, description.pbs, description.lsf) for key in options
+    }
+    return not native.isdisjoint(("requeue", "r"))
