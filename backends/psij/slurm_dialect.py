@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from asyncflow_hpc.data import BOOKKEEPING
 from asyncflow_hpc.task import TaskDescription
 
 from ..numbering import FORGET, started_by, telling
@@ -105,6 +106,8 @@ class SlurmDialect:
         if options.get("export", "ALL") != "ALL":
             # It is for the job's own environment; srun would keep that of the script from the ranks.
             lines.append("unset SLURM_EXPORT_ENV")
+        if "\\" in sandbox:
+            lines.append(f"exec >>{shlex.quote(f'{sandbox}/{BOOKKEEPING}/job.log')} 2>&1")
         return "\n".join([*lines, run, ""])
 
     def launch_line(self, argv: list[str], description: TaskDescription, python: str) -> list[str]:
@@ -143,11 +146,11 @@ def _is_srun(launcher: list[str]) -> bool:
 
 
 def _log(sandbox: str) -> str:
-    # Slurm replaces %j and its like in the directory of a relative path, too; where there is a backslash, it replaces
-    # nothing and takes that away. Source: sbatch(1), filename pattern.
-    name = ".asyncflow/job.log"
+    # Slurm replaces %j and its like in the directory of a relative path, too; source: sbatch(1), filename pattern. What
+    # becomes of a backslash depends on the release, and 26.05 removes all: there the script writes the log itself.
     if "\\" in sandbox:
-        return sandbox.replace("\\", "\\\\") + f"/{name}"
+        return "/dev/null"
+    name = f"{BOOKKEEPING}/job.log"
     return sandbox.replace("%", "%%") + f"/{name}" if "%" in sandbox else name
 
 

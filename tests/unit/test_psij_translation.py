@@ -201,11 +201,14 @@ def test_a_line_for_each_option(value: str) -> None:
     [
         ("/s/a b", ".asyncflow/job.log"),
         ("/s/%j", "/s/%%j/.asyncflow/job.log"),
-        ("/s/%j\\x", "/s/%j\\\\x/.asyncflow/job.log"),
+        ("/s/%j\\x", "/dev/null"),
     ],
 )
 def test_log_in_a_directory_that_slurm_would_read_as_a_pattern(sandbox: str, log: str) -> None:
-    assert SLURM.options(TaskDescription(), "name", sandbox, "comment")["output"] == log
+    options = SLURM.options(TaskDescription(), "name", sandbox, "comment")
+    assert options["output"] == log
+    lines = SLURM.script(options, sandbox, "exec true").splitlines()
+    assert (f"exec >>'{sandbox}/.asyncflow/job.log' 2>&1" in lines) == (log == "/dev/null")
 
 
 @pytest.mark.parametrize(
