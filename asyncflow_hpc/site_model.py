@@ -29,6 +29,7 @@ __all__ = [
     "Site",
     "Source",
     "build",
+    "by_qos",
     "schema",
 ]
 
@@ -80,6 +81,9 @@ class Queue(Part, frozen=True, kw_only=True):
     by: Annotated[Literal["queue", "qos"], Meta(description="key of a task description in which a task names it")] = (
         "queue"
     )
+    partition: Annotated[
+        Line | None, Meta(description="queue to which a quality of service belongs, where it is not the default one")
+    ] = None
     max_walltime: Annotated[Seconds | None, Meta(description="longest walltime")] = None
     default_walltime: Annotated[Seconds | None, Meta(description="walltime of a job that asks for none")] = None
     min_nodes: Annotated[Count | None, Meta(description="fewest nodes")] = None
@@ -176,6 +180,29 @@ def build(values: Mapping[str, Any], name: str, file: str) -> Site:
     for key, problem in _contradictions(site):
         raise SiteError(f"site profile {file}: {key}: {problem}")
     return site
+
+
+def by_qos(values: Mapping[str, Any], queues: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task description in which a queue that is a quality of service is named as one.
+
+    Args:
+        values: what one author says: a task, a backend's defaults, or one file's.
+        queues: of the site, as `Queue` or as they are written.
+    """
+    found = dict(values)
+    queue, qos = found.get("queue"), found.get("qos")
+    if isinstance(queue, str) and "qos" not in found and _of(queues, queue, "by") == "qos":
+        del found["queue"]
+        found["qos"] = qos = queue
+    partition = _of(queues, qos, "partition") if isinstance(qos, str) else None
+    if partition is not None and "queue" not in found:
+        found["queue"] = partition
+    return found
+
+
+def _of(queues: Mapping[str, Any], name: str, key: str) -> Any:
+    queue = queues.get(name)
+    return queue.get(key) if isinstance(queue, Mapping) else getattr(queue, key, None)
 
 
 def schema() -> dict[str, Any]:

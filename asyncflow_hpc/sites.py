@@ -18,7 +18,7 @@ import yaml
 
 from .errors import ArgumentError, SiteError, nearest
 from .opening import SITE, SITE_FILE
-from .site_model import Site, build
+from .site_model import Site, build, by_qos
 
 __all__ = ["Site", "default_site", "load_site", "merge", "session_places", "site_names"]
 
@@ -110,7 +110,11 @@ def _load(found: _Found, name: str) -> Site:
         layers.append(values)
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
-        merged = merge(merged, layer)
+        before, merged = merged.get("defaults"), merge(merged, layer)
+        defaults, queues = layer.get("defaults"), merged.get("queues")
+        if isinstance(defaults, Mapping) and isinstance(queues, Mapping):
+            under = before if isinstance(before, Mapping) else {}
+            merged["defaults"] = merge(under, by_qos(defaults, queues))
     own_name = layers[0].get("name")
     return build(merged, own_name if isinstance(own_name, str) else name, str(found.path.absolute()))
 

@@ -68,9 +68,10 @@ class SiteRules:
         self.site = site
         values = dict(defaults or {})
         if site is not None:
+            from asyncflow_hpc.site_model import by_qos
             from asyncflow_hpc.sites import merge
 
-            values = merge(site.defaults, values)
+            values = merge(site.defaults, by_qos(values, site.queues))
         self.defaults = TaskDescription.from_dict(values)
         self._warned: set[str] = set()
         self._completed = Remembered(self._filled_in)
@@ -80,15 +81,33 @@ class SiteRules:
         return self._completed(description)
 
     def _filled_in(self, description: TaskDescription) -> TaskDescription:
-        said, changes = description.given, {}
+        said, changes = description.given, self._named(description)
+        said = said - {"queue", "qos"} | changes.keys()
         for key in self.defaults.given:
             default = getattr(self.defaults, key)
             if key not in said:
                 changes[key] = default
             elif isinstance(default, dict):
                 changes[key] = {**default, **getattr(description, key)}
+        if "queue" in description.given:
+            changes.setdefault("queue", None)
         completed = replace(description, **changes) if changes else description
         return completed if self.site is None else _in_site(completed, self.site)
+
+    def _named(self, description: TaskDescription) -> dict[str, Any]:
+        """Return the queue and the quality of service that a task names."""
+        keys: set[str] = {"queue", "qos"} & description.given
+        named: dict[str, Any] = {key: getattr(description, key) for key in keys}
+        if self.site is None or not keys:
+            return named
+        from asyncflow_hpc.site_model import by_qos
+
+        named = by_qos(named, self.site.queues)
+        usual = self.site.queues.get(self.defaults.qos or "")
+        if "queue" not in named and usual is not None and usual.partition is not None:
+            # The default queue is that of another quality of service.
+            named["queue"] = self.site.defaults.get("queue")
+        return named
 
     def machine(self) -> Machine:
         """Return what a node of the site has."""

@@ -139,6 +139,38 @@ def test_defaults_of_site_backend_and_task(profile: Profile) -> None:
     assert described(without).queue is None, "so can the backend"
 
 
+@pytest.mark.parametrize(
+    ("site", "defaults", "asked", "found"),
+    [
+        ("perlmutter", {}, {}, (None, "regular")),
+        ("perlmutter", {}, {"queue": "debug"}, (None, "debug")),
+        ("perlmutter", {"queue": "debug"}, {}, (None, "debug")),
+        ("perlmutter", {"queue": "debug"}, {"qos": "regular"}, (None, "regular")),
+        ("perlmutter", {}, {"queue": "gpu_ss11"}, ("gpu_ss11", "regular")),
+        ("frontier", {}, {"queue": "debug"}, ("batch", "debug")),
+        ("frontier", {}, {"queue": "extended"}, ("extended", None)),
+        ("archer2", {}, {"queue": "short"}, ("standard", "short")),
+        ("archer2", {}, {"queue": "highmem"}, ("highmem", "highmem")),
+        ("archer2", {}, {"qos": "gpu-shd"}, ("gpu", "gpu-shd")),
+        ("archer2", {"qos": "serial"}, {}, ("serial", "serial")),
+        ("archer2", {}, {"queue": "highmem", "qos": "taskfarm"}, ("highmem", "taskfarm")),
+        ("archer2", {"queue": "serial"}, {"queue": "long"}, ("standard", "long")),
+        ("archer2", {"qos": "serial"}, {"qos": "long"}, ("standard", "long")),
+    ],
+)
+def test_a_queue_that_is_a_quality_of_service(
+    site: str, defaults: dict[str, Any], asked: dict[str, Any], found: tuple[str | None, str | None]
+) -> None:
+    made = described(PsijExecutionBackend(site=site, defaults=defaults), **asked)
+    assert (made.queue, made.qos) == found
+
+
+def test_a_queue_that_is_a_quality_of_service_in_a_profile_of_ones_own(profile: Profile) -> None:
+    own = profile("extends: perlmutter\ndefaults: {queue: debug}\n", "mine")
+    made = described(PsijExecutionBackend(site=own))
+    assert (made.queue, made.qos) == (None, "debug")
+
+
 def test_set_up_comes_before_the_tasks_own_lines(profile: Profile) -> None:
     backend = PsijExecutionBackend(site=profile())
     assert described(backend).pre_exec == ("module load python", "d")

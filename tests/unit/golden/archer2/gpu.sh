@@ -10,7 +10,7 @@
 #SBATCH --gpus-per-task=1
 #SBATCH --time=0-00:20:00
 #SBATCH --signal=B:USR2@30
-#SBATCH --partition=standard
+#SBATCH --partition=serial
 #SBATCH --account=proj1
 #SBATCH --qos=serial
 exec /bin/sh '/scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh'
