@@ -36,8 +36,9 @@ _PAUSE, _LATE, _AGAIN = 0.2, 10.0, 15.0
 # Requests to end a job after which the log tells that it is still there.
 _MANY = 4
 
-# Seconds for which a job that has left its record may be listed as running, as while an epilog runs, or a node hangs.
-_LINGERING = 30.0
+# Seconds for which a job that has left its record may stay in the queue, as while an epilog runs, or a node hangs; and
+# so many times as long without one, as what takes no SIGTERM is given time as well (KillWait, kill_delay).
+_LINGERING, _LONGER = 30.0, 4
 
 _LOST = Meaning(TaskState.FAILED, FailureCause.LOST, True)
 _UNKNOWN = Meaning(TaskState.RUNNING)
@@ -56,9 +57,9 @@ class Ending:
     def __init__(self, backend: PsijExecutionBackend) -> None:
         self._backend = backend
         self._loop = asyncio.get_running_loop()
-        # When, and how often, a job was asked to end; since when one that has left its record is listed as running.
+        # When, and how often, a job was asked to end; since when one stays that is over, and when it was looked at.
         self._cancelled: dict[str, tuple[float, int]] = {}
-        self._lingering: dict[str, float] = {}
+        self._lingering: dict[str, tuple[float, float]] = {}
         self._no_accounting = False
         self._accounting: Batches[JobStatus] = Batches(self._ask_accounting, backend.chore)
         self._cancelling: Batches[None] = Batches(self._cancel, backend.chore)
@@ -77,8 +78,8 @@ class Ending:
         try:
             record = await self._record(job, self._backend.patience if sure else 0.0)
             meaning, settlement = await self._asked_scheduler(job, record)
-            if record is not None and meaning is not None and not meaning.final:
-                meaning = await self._lingers(job, meaning)
+            if meaning is not None and not meaning.final and (record is not None or meaning.ending):
+                meaning, settlement = await self._lingers(job, record, meaning)
             if record is None and meaning is not None and meaning.final:
                 # It has ended since it was looked for, or is on its way through the file system.
                 hopeless = meaning is _LOST or (meaning.state is TaskState.CANCELED and job.never_ran)
@@ -152,30 +153,44 @@ class Ending:
             return scheduler.meaning(accounted), scheduler.settle(accounted, "accounting")
         return self._nowhere(job, record, report), None
 
-    async def _lingers(self, job: BatchJob, meaning: Meaning) -> Meaning:
-        """Say what to make of the state of a job that has left its record, though the queue says that it goes on.
+    async def _lingers(
+        self, job: BatchJob, record: Record | None, meaning: Meaning
+    ) -> tuple[Meaning, Settlement | None]:
+        """Say what to make of the state of a job that is over, though the queue says that it goes on.
 
         It may be put back into the queue yet, where it was submitted so. Of others, the accounting records may tell why
-        they ended; what nobody tells in time is not waited for.
+        they ended; what nobody tells in time is not waited for. Without a record its processes may live on, on a node
+        that hangs, so that only a task that was cancelled, of which no other attempt follows, has ended then.
         """
         if meaning is _UNKNOWN or meaning.paused or meaning.state is not TaskState.RUNNING:
             self._lingering.pop(job.uid, None)
-            return meaning
-        since = self._lingering.setdefault(job.uid, self._loop.time())
+            return meaning, None
+        now = self._loop.time()
+        since, _ = self._lingering.get(job.uid, (now, now))
+        self._lingering[job.uid] = since, now
+        if record is None:
+            late = now - since >= _LONGER * _LINGERING
+            return (_OVER if late and job.asked is FailureCause.CANCELLED else meaning), None
         if job.asked is not None:
-            return _OVER
+            return _OVER, None
         if _may_run_again(job):
-            return meaning
+            return meaning, None
         accounted = await self._accounted(job)
         if accounted is not None and (found := self._backend.scheduler.meaning(accounted)).final:
             job.status = accounted
-            return found
-        return _OVER if self._loop.time() - since >= _LINGERING else meaning
+            return found, self._backend.scheduler.settle(accounted, "accounting")
+        return (_OVER if now - since >= _LINGERING else meaning), None
 
-    def look_again(self, job: BatchJob) -> None:
-        """Settle a job that has left its record, and has been listed as running for long enough since."""
-        since = self._lingering.get(job.uid)
-        if since is not None and (job.asked is not None or self._loop.time() - since >= _LINGERING):
+    def look_again(self, job: BatchJob, ending: bool = False) -> None:
+        """Settle a job that is over, and has stayed in the queue for long since.
+
+        Args:
+            ending: the queue says that it is being ended.
+        """
+        now = self._loop.time()
+        if ending:
+            self._lingering.setdefault(job.uid, (now, now))
+        if job.uid in self._lingering and now - self._lingering[job.uid][1] >= _LINGERING:
             self.look_at(job)
 
     async def _settled(self, job: BatchJob, status: JobStatus) -> tuple[Meaning, Settlement | None]:
@@ -266,7 +281,8 @@ class Ending:
 
     def cancel(self, job: BatchJob) -> None:
         """Ask the scheduler to end a job, if it was not asked lately."""
-        self.look_again(job)
+        if job.uid in self._lingering:
+            self.look_at(job)
         now = self._loop.time()
         if job.native_id is None or job.anothers:
             return

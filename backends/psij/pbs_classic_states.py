@@ -25,7 +25,7 @@ _CANCELLED = Meaning(TaskState.CANCELED, FailureCause.CANCELLED, True)
 STATES: Mapping[str, Meaning] = MappingProxyType(
     {
         "C": UNKNOWN,
-        "E": _RUNNING,
+        "E": Meaning(TaskState.RUNNING, ending=True),
         "H": _QUEUED,
         "Q": _QUEUED,
         "R": _RUNNING,

@@ -27,7 +27,7 @@ _CANCELLED = Meaning(TaskState.CANCELED, FailureCause.CANCELLED, True)
 STATES: Mapping[str, Meaning] = MappingProxyType(
     {
         "B": _RUNNING,
-        "E": _RUNNING,
+        "E": Meaning(TaskState.RUNNING, ending=True),
         "F": UNKNOWN,
         "H": _QUEUED,
         "M": UNKNOWN,

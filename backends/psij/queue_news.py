@@ -82,7 +82,7 @@ class QueueNews:
                 # How long it has run before that is for the scheduler to count.
                 job.started = asyncio.get_running_loop().time()
             self._ending.enforce_walltime(job)
-            self._ending.look_again(job)
+            self._ending.look_again(job, meaning.ending)
         elif job.phase is Phase.RUNNING:
             job.phase, job.started = Phase.QUEUED, None
             self._backend.forget_marker(job)

@@ -66,6 +66,7 @@ class Meaning:
         cause: why it failed or was cancelled, else None.
         final: nothing follows.
         paused: it does not run now, and its walltime stands still.
+        ending: its script has ended, or is being ended, and the scheduler clears up after it.
         if_sent_term: the cause where the script of the job says that it was sent SIGTERM, if that makes a difference.
     """
 
@@ -73,6 +74,7 @@ class Meaning:
     cause: FailureCause | None = None
     final: bool = False
     paused: bool = False
+    ending: bool = False
     if_sent_term: FailureCause | None = None
 
 

@@ -21,6 +21,7 @@ __all__ = ["CODES", "LAUNCH_SIGNAL", "STATES", "UNRUNNABLE", "meaning", "obstacl
 
 _QUEUED = Meaning(TaskState.SUBMITTED)
 _RUNNING = Meaning(TaskState.RUNNING)
+_ENDING = Meaning(TaskState.RUNNING, ending=True)
 _PAUSED = Meaning(TaskState.RUNNING, paused=True)
 
 
@@ -55,8 +56,8 @@ _FLAGS = {
     "RESV_DEL_HOLD": _QUEUED,
     "CONFIGURING": _QUEUED,
     "POWER_UP_NODE": _QUEUED,
-    "COMPLETING": _RUNNING,
-    "STAGE_OUT": _RUNNING,
+    "COMPLETING": _ENDING,
+    "STAGE_OUT": _ENDING,
     "RESIZING": _RUNNING,
     "STOPPED": _PAUSED,
     "SIGNALING": _RUNNING,

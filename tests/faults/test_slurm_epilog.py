@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
-from collections.abc import Iterator
+import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +21,27 @@ from .on_slurm import Wrappers, backend, directory, job_of, needs_root, on_slurm
 
 pytestmark = on_slurm
 
+SHORT = {"defaults": {"mem_per_rank": "50MB", "queue": "short"}}
+
 
 @pytest.fixture
-def slow_epilog(tmp_path: Path) -> Iterator[None]:
-    """An epilog that lasts until the test has ended."""
+async def slow_epilog(tmp_path: Path) -> AsyncIterator[None]:
+    """An epilog of the partition "short" that lasts until the test has ended."""
     conf, gate, script = directory() / "etc" / "slurm.conf", tmp_path / "gate", directory() / "etc" / "epilog"
     before = conf.read_text()
-    script.write_text(f"#!/bin/sh\nuntil [ -e {shlex.quote(str(gate))} ]; do sleep 0.1; done\n")
+    waits = f"until [ -e {shlex.quote(str(gate))} ]; do sleep 0.1; done"
+    script.write_text(f'#!/bin/sh\n[ "$SLURM_JOB_PARTITION" != short ] || {waits}\n')
     script.chmod(0o755)
     conf.write_text(f"{before}Epilog={script}\n")
     scontrol("reconfigure")
     yield
+    gate.touch()
+    listed = ["squeue", "--noheader", "--partition=short"]
+    await until(lambda: not subprocess.run(listed, check=True, capture_output=True).stdout)
+    # A node whose epilog is missing is drained, and nobody knows when it has read its configuration.
+    script.write_text("#!/bin/sh\n")
     conf.write_text(before)
     scontrol("reconfigure")
-    gate.touch()
-    script.unlink()
 
 
 @needs_root
@@ -42,7 +49,7 @@ async def test_a_signal_is_told_before_the_epilog_has_ended(
     root: Path, slow_epilog: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ending, "_LINGERING", 1.0)
-    async with WorkflowEngine.create(backend(), work_dir=root, retries=0) as flow:
+    async with WorkflowEngine.create(backend(**SHORT), work_dir=root, retries=0) as flow:
         future = shell(flow)("kill -9 $$")
         with pytest.raises(TaskFailedError) as caught:
             await future
@@ -52,9 +59,24 @@ async def test_a_signal_is_told_before_the_epilog_has_ended(
 
 @needs_root
 async def test_a_cancelled_task_ends_before_its_epilog(root: Path, slow_epilog: None) -> None:
-    async with WorkflowEngine.create(backend(), work_dir=root, retries=0) as flow:
+    async with WorkflowEngine.create(backend(**SHORT), work_dir=root, retries=0) as flow:
         future = shell(flow)("exec sleep 600")
         await running(future)
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+        assert told(job_of(future), "State") == "COMPLETING"
+
+
+@needs_root
+async def test_a_cancelled_task_that_left_no_record_ends_before_its_epilog(
+    root: Path, slow_epilog: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending, "_LINGERING", 1.0)
+    async with WorkflowEngine.create(backend(**SHORT), work_dir=root, retries=0) as flow:
+        future = shell(flow)("trap '' TERM; touch up; while :; do sleep 1; done")
+        await running(future)
+        await until(lambda: list(root.rglob("up")))
         future.cancel()
         with pytest.raises(asyncio.CancelledError):
             await future

@@ -102,8 +102,8 @@ def test_a_compact_code_means_what_its_word_means(code: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    ("COMPLETING,COMPLETED", Meaning(TaskState.RUNNING)),
-    ("COMPLETED,COMPLETING", Meaning(TaskState.RUNNING)),
+    ("COMPLETING,COMPLETED", Meaning(TaskState.RUNNING, ending=True)),
+    ("COMPLETED,COMPLETING", Meaning(TaskState.RUNNING, ending=True)),
     ("PREEMPTED,REQUEUED", Meaning(TaskState.SUBMITTED)),
     ("NODE_FAIL,COMPLETING,REQUEUED", Meaning(TaskState.SUBMITTED)),
     ("CANCELLED,REVOKED", UNKNOWN),
