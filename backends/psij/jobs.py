@@ -160,8 +160,9 @@ def verdict_of(
     if cause is not None:
         state = TaskState.CANCELED if cause is FailureCause.CANCELLED else TaskState.FAILED
         return Verdict(state, cause, verdict.exit_code, verdict.signal, _text(job, cause))
-    if verdict.state is TaskState.DONE and meaning is None and _asked_to_end(record):
-        text = f"signal {record.noted} came from outside, and the scheduler does not know its job any more"
+    nobody_says = meaning is None or (meaning.state is TaskState.FAILED and meaning.cause is None)
+    if verdict.state is TaskState.DONE and nobody_says and _asked_to_end(record):
+        text = f"signal {record.noted} came from outside, and the scheduler does not know how its job ended"
         return Verdict(TaskState.FAILED, FailureCause.SIGNAL, verdict.exit_code, text=text)
     return verdict
 
