@@ -1,30 +1,41 @@
-"""What a function does, as a digest: its code, and all that it brings along from the script."""
+"""What a function or a class does: the parts of its digest are what its author has written, and values it refers to."""
 
 from __future__ import annotations
 
-import dis
+import enum
 import functools
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .keys import ATOMS, KeyOf, Seen, digest, joined
+from .bytecode import read_code
+from .hashing import ATOMS, Content
 
-__all__ = ["CodeKeys", "digest_of_code", "travels"]
+__all__ = ["CodeParts", "travels"]
 
-_GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
-
-# What Python adds to a class by itself, and what says nothing of what it does.
-_OF_CLASSES = frozenset({
+# What Python, or a package, adds to a class by itself: caches, and what follows from the rest.
+_MADE = frozenset({
     "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__",
     "__classdictcell__", "__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__",
-    "__module__", "__static_attributes__", "__weakref__", "_abc_impl",
+    "__module__", "__non_callable_proto_members__", "__parameters__", "__private_attributes__", "__protocol_attrs__",
+    "__qualname__", "__signature__", "__slotnames__", "__static_attributes__", "__subclasshook__", "__weakref__",
+    "_abc_impl",
 })  # fmt: skip
+
+# Of a class with __slots__, which names them.
+_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+_FUNCTIONS = (types.FunctionType, classmethod, staticmethod, property)
+
+_EMPTY = object()
+
+Read = tuple[Callable[[], Any], Any]
 
 
 def travels(value: Any) -> bool:
-    """Tell whether a class or function reaches other processes by its content, and not by its name."""
+    """Return whether a class or function reaches other processes by its content, and not by its name."""
     if value.__module__ == "__main__":
         return True
     found: Any = sys.modules.get(value.__module__)
@@ -33,144 +44,154 @@ def travels(value: Any) -> bool:
     return found is not value
 
 
-def digest_of_code(value: Any, key_of: KeyOf = lambda future: future.uid, seen: Seen | None = None) -> str:
-    """Return the digest of what a function or a class does: code, defaults, closure, and what it names.
+class CodeParts:
+    """Lists the parts of functions and classes.
 
-    Of what it names, functions and classes of its own module count by what they do, those of other modules by their
-    names, and all else by its value.
+    Of what a function names, functions and classes of its own module count by what they do, those of other modules by
+    their names, and all else by its value.
 
-    Raises:
-        Unkeyable: a value has no digest.
-    """
-    walk = _Walk(key_of, Seen() if seen is None else seen)
-    walk.add(value)
-    return joined(walk.found)
-
-
-class CodeKeys:
-    """Digests of functions, each made once as long as nothing that it refers to can have changed."""
-
-    def __init__(self) -> None:
-        self._known: dict[types.FunctionType, tuple[str, list[_Read]]] = {}
-
-    def get(self, function: Any) -> str:
-        """Return the digest of a function as it is now; see `digest_of_code`."""
-        if not isinstance(function, types.FunctionType):
-            return digest_of_code(function)
-        known = self._known.get(function)
-        if known is not None and all([read() is value for read, value in known[1]]):
-            return known[0]
-        walk = _Walk(lambda future: future.uid, Seen())
-        walk.add(function)
-        made = joined(walk.found)
-        if walk.steady:
-            self._known[function] = made, walk.reads
-        return made
-
-
-_Read = tuple[Callable[[], Any], Any]
-
-
-class _Walk:
-    """Goes through a function and what it refers to.
+    Args:
+        by_name, introspective: what `Reading` has them for; they hold for all functions of a walk.
 
     Attributes:
-        found: digests, in order.
+        by_name, introspective: whether some function of the walk asks for it.
         steady: nothing of it can change without becoming another object.
-        reads: how to look again at what it refers to, and what was there.
+        reads: how to look again at what was referred to, and what was there.
     """
 
-    def __init__(self, key_of: KeyOf, seen: Seen) -> None:
-        self._key_of = key_of
-        self._seen = seen
-        self.found: list[str] = []
+    def __init__(self, by_name: bool = False, introspective: bool = False) -> None:
+        self._names, self._docs = by_name, introspective
+        self.by_name = self.introspective = False
         self.steady = True
-        self.reads: list[_Read] = []
+        self.reads: list[Read] = []
 
-    def add(self, value: Any) -> None:
-        """Add a function, a class, or whatever else can be called."""
+    def of(self, value: Any) -> Iterator[Any]:
+        """List the parts of a function, a class, or whatever else can be called."""
         if isinstance(value, types.FunctionType):
-            self._add_function(value)
-        elif isinstance(value, type):
-            self._add_class(value)
-        else:
-            self._add_value(value)
+            return self._of_function(value)
+        if isinstance(value, type):
+            return self._of_class(value)
+        self.steady = False
+        return iter(("callable", value))
 
-    def _add_function(self, function: types.FunctionType) -> None:
+    def _of_function(self, function: types.FunctionType) -> Iterator[Any]:
         inner = getattr(function, "__wrapped__", None)
-        if inner is not None and str(function.__globals__.get("__name__")).startswith("asyncflow_hpc."):
+        home = str(function.__globals__.get("__name__"))
+        if inner is not None and home.startswith("asyncflow_hpc."):
             # A task that another function calls.
-            self.add(inner)
+            yield from ("task", Content(inner))
             return
-        if not self._is_new(function):
+        more = vars(function)
+        if home == "functools" and isinstance(more.get("registry"), types.MappingProxyType):
+            # Made by singledispatch; what else it holds is a cache.
+            self.steady = False
+            yield from ("singledispatch", *self._pairs(more["registry"].items(), function))
             return
         code = function.__code__
-        self.found.append(_digest_of_code_object(code))
+        reading = read_code(code)
+        self.by_name = self.by_name or reading.by_name
+        self.introspective = self.introspective or reading.introspective
         for place in ("__code__", "__defaults__", "__kwdefaults__"):
             self.reads.append((functools.partial(getattr, function, place), getattr(function, place)))
-        for name, value in [*enumerate(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items())]:
-            self._add_named(str(name), value, function)
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            self._add_read(name, functools.partial(_content_of, cell), function)
-        for name in _globals_of(code):
-            if name in function.__globals__:
-                self._add_read(name, functools.partial(function.__globals__.get, name), function)
-        for name, value in sorted(vars(function).items()):
+        yield from ("function", function.__name__, reading.digest)
+        yield from [self._named(value, function) for value in function.__defaults__ or ()]
+        yield from self._pairs(sorted((function.__kwdefaults__ or {}).items()), function)
+        cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+        for name in reading.free:
+            yield from self._read(name, functools.partial(_content_of, cells[name]), function)
+        for name in reading.globals:
+            yield from self._read(name, functools.partial(function.__globals__.get, name, _EMPTY), function)
+        if more:
             self.steady = False
-            self._add_named(name, value, function)
+            yield from self._pairs(sorted(more.items()), function)
+        if isinstance(inner, types.FunctionType) and inner.__globals__ is not function.__globals__:
+            # A decorator from elsewhere may have looked at them.
+            yield from self._annotations(inner)
+        if self._docs:
+            yield function.__doc__
+            yield from self._annotations(function)
 
-    def _is_new(self, value: Any) -> bool:
-        number = self._seen.number(value)
-        if number is not None:
-            self.found.append(f"again{number}")
-        return number is None
+    def _pairs(self, items: Any, around: Any) -> Iterator[Any]:
+        for name, value in items:
+            yield self._named(name, around)
+            yield self._named(value, around)
 
-    def _add_read(self, name: str, read: Callable[[], Any], around: Any) -> None:
+    def _read(self, name: str, read: Callable[[], Any], around: types.FunctionType) -> Iterator[Any]:
         value = read()
         self.reads.append((read, value))
-        if value is not _EMPTY:
-            self._add_named(name, value, around)
+        if value is _EMPTY:
+            # A builtin, or not yet set.
+            yield from ("outside", name)
+            return
+        # What may change is told apart by its name from what is only equal.
+        if self._names or not _is_fixed(value, name in around.__code__.co_freevars):
+            yield name
+        yield self._named(value, around)
 
-    def _add_named(self, name: str, value: Any, around: Any) -> None:
-        self.found.append(name)
-        if isinstance(value, (types.FunctionType, type)) and (_own(value, around) or hasattr(value, "__wrapped__")):
-            self.add(value)
-        elif isinstance(value, (types.FunctionType, type)):
-            self.found.append(f"{value.__module__}.{value.__qualname__}")
-        else:
-            self._add_value(value)
+    def _named(self, value: Any, around: Any) -> Any:
+        if isinstance(value, (types.FunctionType, type)):
+            if _own(value, around) or hasattr(value, "__wrapped__"):
+                return Content(value)
+            return f"{value.__module__}.{value.__qualname__}"
+        self.steady = self.steady and (type(value) in ATOMS or isinstance(value, types.ModuleType))
+        return value
 
-    def _add_value(self, value: Any) -> None:
-        if isinstance(value, (staticmethod, classmethod)):
-            self.add(value.__func__)
-        elif isinstance(value, property):
-            for part in (value.fget, value.fset, value.fdel):
-                self.add(part)
-        elif isinstance(value, functools.cached_property):
-            self.add(value.func)
-        elif isinstance(value, functools._lru_cache_wrapper):
-            self.add(value.__wrapped__)
-        else:
-            self.steady = self.steady and (type(value) in ATOMS or isinstance(value, types.ModuleType))
-            self.found.append(digest(value, self._key_of, self._seen))
+    def _annotations(self, owner: Any) -> Iterator[Any]:
+        try:
+            found = inspect.get_annotations(owner)
+        except Exception:
+            # Since 3.14 they are evaluated when they are read.
+            found = {"": getattr(owner, "__annotate__", None)}
+        yield from ("annotations", *self._pairs(found.items(), owner))
 
-    def _add_class(self, kind: type) -> None:
+    def _of_class(self, kind: type) -> Iterator[Any]:
         # It may change without becoming another one.
         self.steady = False
-        if not self._is_new(kind):
-            return
-        self.found.append(kind.__qualname__)
-        for base in (type(kind), *kind.__bases__):
-            self._add_named("base", base, kind)
-        for name, value in sorted(vars(kind).items()):
-            if name not in _OF_CLASSES and not isinstance(value, _SLOTS):
-                self._add_named(name, value, kind)
+        yield from ("class", kind.__qualname__)
+        yield from [self._named(base, kind) for base in (type(kind), *kind.__bases__)]
+        yield from self._annotations(kind)
+        if self._docs:
+            yield kind.__doc__
+        members: dict[str, Any] = getattr(kind, "__members__", {}) if issubclass(kind, enum.Enum) else {}
+        yield from self._pairs(((name, member.value) for name, member in members.items()), kind)
+        space = dict(vars(kind))
+        if "__dataclass_fields__" in space:
+            yield repr(space["__dataclass_params__"])
+            for field in space["__dataclass_fields__"].values():
+                yield from self._pairs(_of_field(field), kind)
+        if "__pydantic_decorators__" in space:
+            yield from self._pairs(_of_model(space), kind)
+        for name, value in sorted(space.items()):
+            if name not in _MADE and name not in members and not isinstance(value, _SLOTS):
+                machinery = name.startswith("__pydantic_") or (
+                    issubclass(kind, enum.Enum) and name[:1] == name[-1:] == "_" and not isinstance(value, _FUNCTIONS)
+                )
+                if not machinery or name in ("_boundary_", "__slots__"):
+                    yield name
+                    yield self._named(value, kind)
 
 
-_EMPTY = object()
+def _of_field(field: Any) -> Iterator[tuple[str, Any]]:
+    """List what a field of a dataclass was given; its type is among the annotations."""
+    for name in ("name", "init", "repr", "hash", "compare", "kw_only", "default", "default_factory", "metadata"):
+        yield name, getattr(field, name, None)
+    yield "kind", field._field_type.name
 
-# Of a class with __slots__, which names them.
-_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+def _of_model(space: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """List what the class body of a pydantic model has given, apart from annotations and functions."""
+    for name, field in space.get("__pydantic_fields__", {}).items():
+        yield "field", name
+        for slot in sorted(type(field).__slots__):
+            if not slot.startswith("_") and slot != "annotation":
+                yield slot, getattr(field, slot, None)
+    for name, attribute in (space.get("__private_attributes__") or {}).items():
+        yield name, (attribute.default, attribute.default_factory)
+    decorators = space["__pydantic_decorators__"]
+    for group in type(decorators).__dataclass_fields__:
+        found = getattr(decorators, group)
+        for name, decorator in found.items() if isinstance(found, dict) else ():
+            yield (group, name), decorator.info
 
 
 def _content_of(cell: types.CellType) -> Any:
@@ -180,36 +201,19 @@ def _content_of(cell: types.CellType) -> Any:
         return _EMPTY
 
 
+def _is_fixed(value: Any, local: bool) -> bool:
+    """Return whether two equal values under two names could as well be one."""
+    if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
+        return True
+    if isinstance(value, (types.FunctionType, type)):
+        return local or not travels(value)
+    return local and (
+        type(value) in ATOMS or (isinstance(value, (tuple, frozenset)) and all(_is_fixed(item, True) for item in value))
+    )
+
+
 def _own(value: Any, around: Any) -> bool:
     if travels(value) or value.__module__ == around.__module__:
         return True
     space = getattr(around, "__globals__", None)
     return space is not None and getattr(value, "__globals__", None) is space
-
-
-@functools.lru_cache(maxsize=4096)
-def _globals_of(code: types.CodeType) -> tuple[str, ...]:
-    return tuple(sorted(set(_names_in(code))))
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in _GLOBAL:
-            yield instruction.argval
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
-
-
-def _digest_of_code_object(code: types.CodeType) -> str:
-    # Neither file nor line numbers: a comment above it changes nothing.
-    parts = [
-        digest((code.co_code, getattr(code, "co_exceptiontable", b""), code.co_flags)),
-        digest((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)),
-    ]
-    for names in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars):
-        parts.append(digest(names))
-    for constant in code.co_consts:
-        inner = isinstance(constant, types.CodeType)
-        parts.append(_digest_of_code_object(constant) if inner else digest(constant))
-    return joined(parts)

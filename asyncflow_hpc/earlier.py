@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .errors import JournalError
@@ -55,6 +55,8 @@ class Past:
         drivers: how many have driven it.
         tasks: by key; those without one are in `unknown`.
         last: the highest number of a task or block.
+        keys: versions of the way in which its drivers have made keys.
+        modules: names of the modules that they had imported, with the digests of their files.
     """
 
     opened: SessionOpened
@@ -62,7 +64,23 @@ class Past:
     tasks: dict[str, Earlier] = field(default_factory=dict)
     unknown: dict[str, Earlier] = field(default_factory=dict)
     last: int = 0
+    keys: set[int] = field(default_factory=set)
+    modules: dict[str, set[str]] = field(default_factory=dict)
     _names: dict[str, list[Earlier]] | None = None
+
+    def begun(self, opened: SessionOpened) -> None:
+        """Take note of a driver."""
+        self.keys.add(opened.keys)
+        for name, found in opened.modules.items():
+            self.modules.setdefault(name, set()).add(found)
+
+    def changed(self, modules: Mapping[str, str]) -> list[str]:
+        """Return the names of modules that were not the same for all drivers, this one included.
+
+        Args:
+            modules: names and digests of those of this driver.
+        """
+        return sorted(name for name, found in modules.items() if not self.modules.get(name, {found}) <= {found})
 
     def claim(self, key: str) -> Earlier | None:
         """Take out the task with a key; it is handed out once."""
@@ -111,6 +129,7 @@ def past_of(events: Iterable[Event]) -> Past | None:
             "the journal does not begin with the line of a session: it is none, or its first line is lost"
         )
     past = Past(opened)
+    past.begun(opened)
     found: dict[str, Earlier] = {}
     for event in events:
         if isinstance(event, TaskReady):
@@ -121,6 +140,7 @@ def past_of(events: Iterable[Event]) -> Past | None:
             )
         elif isinstance(event, SessionOpened):
             past.drivers += 1
+            past.begun(event)
         elif isinstance(event, (TaskSubmitted, TaskRunning, TaskEnded)):
             _apply(event, found)
     for uid, earlier in found.items():

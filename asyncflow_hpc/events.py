@@ -38,6 +38,8 @@ class SessionOpened(_Event, tag="session", frozen=True, kw_only=True, omit_defau
         version: of asyncflow_hpc.
         python: version of Python.
         resumed: an earlier driver's lines come before.
+        keys: version of the way in which keys are made.
+        modules: digests of the files of the modules that it had imported, other than those of packages.
     """
 
     schema: int
@@ -49,6 +51,8 @@ class SessionOpened(_Event, tag="session", frozen=True, kw_only=True, omit_defau
     version: str = ""
     python: str = ""
     resumed: bool = False
+    keys: int = 1
+    modules: dict[str, str] = {}
 
 
 class TaskReady(_Event, tag="task", frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -59,6 +59,10 @@ class HandingOver:
 
     async def _hand_over(self, lane: Lane, batch: list[Task], recording: Recording | None = None) -> None:
         live = self._ledger.live
+        if recording is not None:
+            await recording.recognition.prepare([live[task["uid"]] for task in batch if task["uid"] in live])
+            if self._closing():
+                return
         tasks = []
         for task in batch:
             future = live.get(task["uid"])

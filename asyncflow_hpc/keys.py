@@ -6,168 +6,256 @@ the same object twice, in this process and in another one.
 
 from __future__ import annotations
 
+import copyreg
 import enum
 import errno
-import io
+import functools
 import os
-import pickle
 import stat
+import sys
 import threading
 import types
+import typing
+import weakref
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
-from hashlib import blake2b
+from contextvars import Context, ContextVar
 from typing import Any
 
+from .code_keys import CodeParts, Read, travels
 from .data import InputFile, OutputFile
 from .futures import TaskFuture
+from .hashing import ATOMS, Begun, Budget, Content, TooLarge, Unkeyable, Unordered, Walk, hashed, joined, keyed, plain
 from .outcome import text_of
 
-__all__ = ["ATOMS", "PASSING", "Begun", "KeyOf", "Unkeyable", "content", "digest", "fingerprint", "joined", "keyed"]
-
-ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
-"""Types of values that hold no others and never change."""
+__all__ = [
+    "ATOMS", "PASSING", "Begun", "CodeKeys", "KeyOf", "TooLarge", "Unkeyable", "content", "digest", "digest_of_code",
+    "fingerprint", "joined", "keyed",
+]  # fmt: skip
 
 PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE})
 """Errors of a file system or of a process that say nothing about the file that was asked for."""
 
 KeyOf = Callable[[TaskFuture], str]
 
-_LOCKS = (type(threading.Lock()), type(threading.RLock()))
-
-_SIZE = 16
-
-
-class Unkeyable(Exception):
-    """A value has no digest; the message is a clause that says why."""
+# They hold no value, or what is alive at the moment.
+_STATELESS = (
+    type(threading.Lock()), type(threading.RLock()), weakref.ref, weakref.WeakSet, weakref.WeakValueDictionary,
+    weakref.WeakKeyDictionary,
+)  # fmt: skip
 
 
-def _hash(data: bytes) -> str:
-    return blake2b(data, digest_size=_SIZE).hexdigest()
+# Arguments that are looked at without a budget.
+_FEW = 1000
+
+_FEW_BYTES = 65536
+
+_PICKLING = ("__reduce_ex__", "__reduce__", "__getstate__")
 
 
-def joined(parts: Iterable[str]) -> str:
-    """Make one digest of several."""
-    return _hash(" ".join(parts).encode())
+def _uid_of(future: TaskFuture) -> str:
+    return future.uid
 
 
-def keyed(prefix: str, data: bytes) -> str:
-    """Make one digest of another one and of the content of a value."""
-    return _hash(prefix.encode() + data)
-
-
-class Begun:
-    """Makes many digests that begin alike: `Begun(prefix).keyed(data)` is `keyed(prefix, data)`, in half the time."""
-
-    __slots__ = ("_hash",)
-
-    def __init__(self, prefix: str) -> None:
-        self._hash = blake2b(prefix.encode(), digest_size=_SIZE)
-
-    def keyed(self, data: bytes) -> str:
-        """Make one digest of the beginning and of the content of a value."""
-        copy = self._hash.copy()
-        copy.update(data)
-        return copy.hexdigest()
-
-
-def content(value: Any, key_of: KeyOf = lambda future: future.uid, seen: Seen | None = None) -> bytes:
-    """Return bytes that say what a value is.
+def content(value: Any, key_of: KeyOf = _uid_of, budget: Budget | None = None) -> bytes:
+    """Return bytes that are the same for equal values of one type, and for no others.
 
     Args:
-        key_of: gives the key of a task whose future is in it.
-        seen: what was met on the way to it.
+        key_of: returns the key of a task whose future is in it.
+        budget: for what may be looked at; None: any number of objects.
 
     Raises:
         Unkeyable: it cannot be pickled, say.
+        TooLarge: the budget is used up.
     """
-    if type(value) is tuple and ATOMS.issuperset(map(type, value)):
-        # Of most calls; nothing else starts as these do. Very long numbers have no text.
-        try:
-            return repr(value).encode()
-        except ValueError:
-            pass
-    stream = io.BytesIO()
-    pickler = _Pickler(stream, key_of, Seen() if seen is None else seen)
+    if type(value) is tuple and (budget is None or len(value) <= _FEW):
+        # Of most calls.
+        data = plain(value)
+        if data is not None:
+            return data
+    return _walked(value, key_of, budget)[0]
+
+
+def digest(value: Any, key_of: KeyOf = _uid_of, budget: Budget | None = None) -> str:
+    """Return the digest of a value; see `content`."""
+    return hashed(content(value, key_of, budget))
+
+
+def digest_of_code(value: Any, key_of: KeyOf = _uid_of) -> str:
+    """Return the digest of what a function or a class does: code, defaults, closure, and what it names.
+
+    Raises:
+        Unkeyable: a value has no digest.
+    """
+    return hashed(_walked(Content(value), key_of, None)[0])
+
+
+class CodeKeys:
+    """Digests of functions, each made once as long as nothing that it refers to can have changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[types.FunctionType, tuple[str, list[Read]]] = {}
+
+    def get(self, function: Any, budget: Budget | None = None) -> str:
+        """Return the digest of a function as it is now; see `digest_of_code`.
+
+        Raises:
+            Unkeyable: a value has no digest.
+            TooLarge: the budget is used up; see `content`.
+        """
+        known = self._known.get(function) if isinstance(function, types.FunctionType) else None
+        if known is not None and all([read() is value for read, value in known[1]]):
+            return known[0]
+        found, parts = _walked(Content(function), _uid_of, budget)
+        made = hashed(found)
+        if parts.code.steady and isinstance(function, types.FunctionType):
+            self._known[function] = made, parts.code.reads
+        return made
+
+
+def _walked(root: Any, key_of: KeyOf, budget: Budget | None) -> tuple[bytes, _Parts]:
+    parts = _Parts(key_of, CodeParts(), budget is not None)
     try:
-        pickler.dump(value)
-    except Unkeyable:
+        found = Walk(parts.of, budget).digest(root)
+        if parts.code.by_name or parts.code.introspective:
+            code = CodeParts(True, parts.code.introspective)
+            parts = _Parts(key_of, code, budget is not None)
+            found = Walk(parts.of, budget).digest(root)
+    except (Unkeyable, TooLarge):
         raise
     except BaseException as error:
         # A method of a value may raise anything.
         raise Unkeyable(f"it holds what cannot be pickled: {text_of(error)}") from error
-    return stream.getvalue()
+    return found, parts
 
 
-def digest(value: Any, key_of: KeyOf = lambda future: future.uid, seen: Seen | None = None) -> str:
-    """Return the digest of a value; see `content`."""
-    return _hash(content(value, key_of, seen))
+class _Parts:
+    """Lists the parts of values."""
 
-
-class Seen:
-    """The functions and classes that a walk has met, in the order in which it met them."""
-
-    def __init__(self) -> None:
-        self._met: dict[int, tuple[int, Any]] = {}
-
-    def number(self, value: Any) -> int | None:
-        """Say as which a value was met before; None if this is the first time."""
-        known = self._met.get(id(value))
-        if known is None:
-            # Kept alive, so that its id stays its own.
-            self._met[id(value)] = len(self._met), value
-            return None
-        return known[0]
-
-
-class _Pickler(pickle.Pickler):
-    """Writes values so that equal ones give equal bytes; nothing reads them back."""
-
-    def __init__(self, stream: io.BytesIO, key_of: KeyOf, seen: Seen) -> None:
-        super().__init__(stream, 4)
-        # Else the same object twice would differ from two equal ones.
-        self.fast = True
+    def __init__(self, key_of: KeyOf, code: CodeParts, quick: bool) -> None:
         self._key_of = key_of
-        self._seen = seen
+        self._quick = quick
+        self.code = code
+        self._cached: dict[type, frozenset[str]] = {}
 
-    def persistent_id(self, value: Any) -> Any:
-        """Say what stands for a value; None for the value itself."""
+    def of(self, value: Any) -> Iterable[Any]:
+        """List what a value is made of; the first part names the kind of value."""
         kind = type(value)
-        if kind in ATOMS or kind is tuple or kind is list or kind is dict:
-            return None
+        if kind is Content:
+            return self.code.of(value.of)
         if kind is set or kind is frozenset:
-            # Each for itself: what was met before must not depend on their order.
-            return kind.__name__, sorted(digest(item, self._key_of) for item in value)
+            return kind.__name__, Unordered(tuple(value))
         if isinstance(value, TaskFuture):
-            return "task", self._key_of(value)
+            return "future", self._key_of(value)
         if isinstance(value, InputFile):
             task = None if value.task is None else self._key_of(value.task)
-            return "input", str(value.filepath), value.remote_url, value.filename, value.action, value.sha256, task
+            named = str(value.filepath), value.remote_url, value.filename, value.action, value.sha256
+            return "input", *named, task
         if isinstance(value, OutputFile):
             return "output", value.filename, None if value.target is None else os.fspath(value.target)
         if isinstance(value, enum.Enum):
-            return "enum", self._known_by(kind), value.name, digest(value.value, self._key_of, self._seen)
-        if isinstance(value, (type, types.FunctionType)):
-            return self._known_by(value)
-        return _stateless(value)
+            return "enum", kind, value.name, value.value
+        if isinstance(value, (type, types.FunctionType)) and not isinstance(value, types.GenericAlias):
+            if travels(value):
+                return "code", Content(value)
+            return "name", f"{value.__module__}.{value.__qualname__}"
+        found = _of_code(value)
+        if found is None:
+            found = _of_type(value)
+        if found is None:
+            found = _stateless(value)
+        return self._reduced(value) if found is None else found
 
-    def _known_by(self, value: Any) -> Any:
-        from .code_keys import digest_of_code, travels
+    def _reduced(self, value: Any) -> Iterable[Any]:
+        """List what a value would be pickled as."""
+        kind = type(value)
+        if self._quick and not _is_quick(value):
+            raise TooLarge
+        reduce = copyreg.dispatch_table.get(kind)
+        found: Any = value.__reduce_ex__(4) if reduce is None else reduce(value)
+        if isinstance(found, str):
+            return "global", str(getattr(value, "__module__", None)), found
+        make, args, state, items, pairs = ([*found, None, None, None])[:5]
+        if isinstance(state, dict):
+            state = self._stated(kind, state)
+        elif type(state) is tuple and len(state) == 2 and isinstance(state[0], dict):
+            state = self._stated(kind, state[0]), state[1]
+        return "object", make, args, state, None if items is None else [*items], None if pairs is None else [*pairs]
 
-        if travels(value):
-            return "code", digest_of_code(value, self._key_of, self._seen)
-        return "name", f"{value.__module__}.{value.__qualname__}"
+    def _stated(self, kind: type, state: dict[Any, Any]) -> dict[Any, Any] | None:
+        """Leave out what an object has cached."""
+        cached = self._cached.get(kind)
+        if cached is None:
+            found = (name for base in kind.__mro__ for name, item in vars(base).items() if _is_cached(item))
+            cached = self._cached[kind] = frozenset(found)
+        if cached.isdisjoint(state):
+            return state
+        # One that has nothing else has no state.
+        return {name: item for name, item in state.items() if name not in cached} or None
 
 
-def _stateless(value: Any) -> Any:
-    """Say what stands for a value that cannot be pickled, but that makes no difference to a result."""
+def _is_quick(value: Any) -> bool:
+    """Return whether a value can be taken apart in no time: its own methods may take any."""
+    kind = type(value)
+    if kind.__module__.partition(".")[0] in sys.stdlib_module_names:
+        return True
+    size = getattr(value, "nbytes", None)
+    if isinstance(size, int):
+        return size <= _FEW_BYTES
+    return all(getattr(kind, name, None) is getattr(object, name, None) for name in _PICKLING)
+
+
+def _is_cached(item: object) -> bool:
+    return isinstance(item, functools.cached_property)
+
+
+def _of_code(value: Any) -> Iterable[Any] | None:
+    """List the parts of what holds functions of a class or module."""
+    if isinstance(value, (staticmethod, classmethod)):
+        return type(value).__name__, _code(value.__func__)
+    if isinstance(value, property):
+        return "property", _code(value.fget), _code(value.fset), _code(value.fdel)
+    if isinstance(value, functools.cached_property):
+        return "cached_property", _code(value.func)
+    if isinstance(value, functools._lru_cache_wrapper):
+        return "lru_cache", _code(value.__wrapped__), value.cache_parameters()
+    if isinstance(value, functools.singledispatchmethod):
+        return "singledispatchmethod", _code(value.dispatcher), _code(value.func)
+    return None
+
+
+def _code(value: Any) -> Any:
+    return Content(value) if isinstance(value, (types.FunctionType, type)) else value
+
+
+def _of_type(value: Any) -> Iterable[Any] | None:
+    """List the parts of what stands for a type in an annotation."""
+    if isinstance(value, typing.ForwardRef):
+        return "forward", value.__forward_arg__
+    if isinstance(value, typing.TypeVar):
+        return "variable of type", value.__name__, value.__bound__, value.__constraints__
+    if isinstance(value, types.UnionType):
+        return "union", value.__args__
+    if isinstance(value, types.GenericAlias) or type(value).__module__ == "typing":
+        arguments = getattr(value, "__args__", None)
+        if arguments is not None:
+            return "alias", type(value).__name__, value.__origin__, arguments, getattr(value, "__metadata__", ())
+    return None
+
+
+def _stateless(value: Any) -> Iterable[Any] | None:
+    """List the parts of a value that cannot be pickled, but makes no difference to a result beyond them."""
     if isinstance(value, types.ModuleType):
         return "module", value.__name__
+    if isinstance(value, types.MappingProxyType):
+        return "mapping", dict(value)
     if isinstance(value, ContextVar):
         # What it is set to is another matter.
-        return "variable", value.name
-    if isinstance(value, _LOCKS):
-        return ("lock",)
+        try:
+            return "variable", value.name, Context().run(value.get)
+        except LookupError:
+            return "variable", value.name
+    if isinstance(value, _STATELESS):
+        return ("stateless", type(value).__name__)
     return None
 
 

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .code_keys import CodeKeys
 from .components import FUNCTION
-from .keys import Begun, Unkeyable, content, digest, fingerprint, joined, keyed
+from .hashing import Begun, Budget, TooLarge, Unkeyable, joined, keyed
+from .keys import CodeKeys, content, digest, fingerprint
 from .outcome import text_of
+from .visibility import visible
 
 if TYPE_CHECKING:
     from contextvars import Context
 
+    from .arguments import Found
     from .components import Spec
     from .data import InputFile
     from .futures import TaskFuture
 
-__all__ = ["PARTS", "Recognition"]
+__all__ = ["KEYS", "PARTS", "Recognition"]
 
 log = logging.getLogger(__name__)
 
+KEYS = 2
+"""Version of the way in which keys are made; raised when equal tasks get other keys than before."""
+
 PARTS = ("code", "description", "files", "dependencies")
 """What a key is made of, beside the arguments: where none of these differs, those do."""
+
+# Objects that are looked at on the loop for the keys of tasks that are submitted together; some milliseconds.
+_AT_ONCE = 2000
 
 # Hex digits of a part's digest that are kept, to say what has changed.
 _BRIEF = 8
@@ -38,67 +49,52 @@ class _Call(NamedTuple):
     begun: Begun
 
 
+class Asked(NamedTuple):
+    """What a call was made with, while futures still stand for values in its arguments."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    found: Found | None
+
+
 class Recognition:
     """Gives each task a key that a later run of the same script gives the same task, and no other."""
 
     def __init__(self) -> None:
-        self._plain: dict[Spec, _Call] = {}
-        self._codes = CodeKeys()
+        self._here = _Bases()
         self._occurrences: dict[str, int] = {}
+        # In a thread of its own, so that it needs no lock.
+        self._there = _Bases()
+        self._threads: ThreadPoolExecutor | None = None
 
     def look_at(self, future: TaskFuture) -> None:
-        """Take a first look, while futures still stand for values in the arguments.
+        """Keep what a task was called with; called before the values of futures take their place."""
+        task = future.description
+        task["asked"] = Asked(task["args"], task["kwargs"], future._found)
 
-        A task that was called with neither futures nor files needs it no earlier than `identify`.
+    async def prepare(self, futures: Sequence[TaskFuture]) -> None:
+        """Do what may take long for the keys of tasks that are about to be identified, away from the loop.
+
+        What is small is done at once, and then nothing is awaited.
         """
-        task, spec = future.description, future._spec
-        try:
-            base = self._base(future)
-        except Exception as error:
-            # Unkeyable, or whatever the methods of an argument raise.
-            log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, spec.name, text_of(error))
-            base = ""
-        # Not numbered yet, and the command of an executable task is still to come.
-        task["key"] = base
-
-    def _base(self, future: TaskFuture) -> str:
-        spec, task = future._spec, future.description
-        call = self._call_of(future)
-        task["parts"] = call.parts
-        if spec.kind != FUNCTION:
-            return call.prefix
-        args, kwargs, context = task["args"], task["kwargs"], task.get("context")
-        data = b"with names " + content((args, kwargs), _key_of) if kwargs else content(args, _key_of)
-        if context is None:
-            return call.begun.keyed(data)
-        return keyed(joined((call.prefix, *_variables(context))), data)
-
-    def _call_of(self, future: TaskFuture) -> _Call:
-        spec, task, found = future._spec, future.description, future._found
-        usual = task["description"] is spec.description
-        code = self._codes.get(spec.func) if spec.kind == FUNCTION else ""
-        plain = self._plain.get(spec) if usual and found is None else None
-        if plain is not None and plain.code == code:
-            return plain
-        description = digest(spec.defaults if usual else task["task_backend_specific_kwargs"])
-        files = dependencies = ""
-        if found is not None:
-            if found.inputs or found.outputs:
-                files = digest([*((item, _print_of(item)) for item in found.inputs), *found.outputs], _key_of)
-            dependencies = joined(_key_of(other) for other in found.futures)
-        parts = (code, description, files, dependencies)
-        kind = (spec.kind, spec.name, str(spec.is_service), str(task["capture_stdio"]))
-        prefix = joined((*kind, *parts))
-        call = _Call(prefix, code, tuple([part[:_BRIEF] for part in parts]), Begun(prefix))
-        if usual and found is None:
-            self._plain[spec] = call
-        return call
+        budget, codes = Budget(_AT_ONCE), _Codes()
+        later = []
+        for future in futures:
+            if "key" not in future.task:
+                try:
+                    self._here.make(future, codes, budget)
+                except TooLarge:
+                    later.append(future)
+        if later:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(1, thread_name_prefix="asyncflow-keys")
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._there.make_all, later)
 
     def identify(self, future: TaskFuture) -> str:
         """Give a task whose command is known its key; "" where it cannot be recognized."""
         task = future.task
         if "key" not in task:
-            self.look_at(future)
+            self._here.make(future, _Codes(), None)
         key = task["key"]
         if not key:
             return ""
@@ -110,6 +106,103 @@ class Recognition:
             key = joined((key, str(number)))
         task["key"] = key
         return key
+
+    def close(self) -> None:
+        """Wait for nothing that is still being done."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Codes(dict[Any, "str | Unkeyable"]):
+    """Digests of the functions of tasks that are identified together, so that each function is looked at once."""
+
+
+class _Bases:
+    """Makes all of a key that does not depend on the order of tasks; used by one thread."""
+
+    def __init__(self) -> None:
+        self._plain: dict[Spec, _Call] = {}
+        self._codes = CodeKeys()
+
+    def make_all(self, futures: Sequence[TaskFuture]) -> None:
+        """Make the keys of several tasks."""
+        codes = _Codes()
+        for future in futures:
+            self.make(future, codes, None)
+
+    def make(self, future: TaskFuture, codes: _Codes, budget: Budget | None) -> None:
+        """Make the key of a task, not numbered yet, and without the command of an executable task.
+
+        Raises:
+            TooLarge: the budget is used up.
+        """
+        task, spec = future.description, future._spec
+        asked = task.get("asked") or Asked(task["args"], task["kwargs"], None)
+        try:
+            base = self._base(future, asked, codes, budget)
+        except TooLarge:
+            raise
+        except Exception as error:
+            # Unkeyable, or whatever the methods of an argument raise.
+            log.info("%s '%s' cannot be recognized by a resume: %s", future.uid, spec.name, text_of(error))
+            base = ""
+        task.pop("asked", None)
+        task["key"] = base
+
+    def _base(self, future: TaskFuture, asked: Asked, codes: _Codes, budget: Budget | None) -> str:
+        task = future.description
+        call = self._call_of(future, asked.found, codes, budget)
+        task["parts"] = call.parts
+        if future._spec.kind != FUNCTION:
+            return call.prefix
+        args, kwargs, context = asked.args, asked.kwargs, task.get("context")
+        data = b"with names " + content((args, kwargs), _key_of, budget) if kwargs else content(args, _key_of, budget)
+        if context is None:
+            return call.begun.keyed(data)
+        return keyed(joined((call.prefix, *_variables(context, budget))), data)
+
+    def _call_of(self, future: TaskFuture, found: Found | None, codes: _Codes, budget: Budget | None) -> _Call:
+        spec, task = future._spec, future.description
+        usual = task["description"] is spec.description
+        code = self._code_of(spec, codes, budget) if spec.kind == FUNCTION else ""
+        plain = self._plain.get(spec) if usual and found is None else None
+        if plain is not None and plain.code == code:
+            return plain
+        description = digest(_description_of(future))
+        files = dependencies = ""
+        if found is not None:
+            if budget is not None and any(item.local_file is not None for item in found.inputs):
+                raise TooLarge
+            if found.inputs or found.outputs:
+                files = digest([*((item, _print_of(item)) for item in found.inputs), *found.outputs], _key_of)
+            dependencies = joined(_key_of(other) for other in found.futures)
+        parts = (code, description, files, dependencies)
+        kind = (spec.kind, spec.name, str(spec.is_service), str(task["capture_stdio"]))
+        prefix = joined((*kind, *parts))
+        call = _Call(prefix, code, tuple([part[:_BRIEF] for part in parts]), Begun(prefix))
+        if usual and found is None:
+            self._plain[spec] = call
+        return call
+
+    def _code_of(self, spec: Spec, codes: _Codes, budget: Budget | None) -> str:
+        code = codes.get(spec)
+        if code is None:
+            try:
+                code = self._codes.get(spec.func, budget)
+            except Unkeyable as error:
+                code = error
+            codes[spec] = code
+        if isinstance(code, Unkeyable):
+            raise code
+        return code
+
+
+def _description_of(future: TaskFuture) -> dict[str, Any]:
+    backend, task = future._spec.lane.backend, future.description
+    written: dict[str, Any] = task["task_backend_specific_kwargs"]
+    if backend.capabilities is None:
+        return written
+    return visible(backend.describe(task), written, backend.capabilities.native_keys)
 
 
 def _key_of(future: TaskFuture) -> str:
@@ -125,14 +218,14 @@ def _key_of(future: TaskFuture) -> str:
     return key
 
 
-def _variables(context: Context) -> list[str]:
+def _variables(context: Context, budget: Budget | None) -> list[str]:
     """Return digests of the context variables that cross to the function, apart from the engine's own."""
     found = []
     for variable, value in context.items():
         if not variable.name.startswith("asyncflow_hpc_"):
             # What cannot be pickled does not cross.
             with suppress(Unkeyable):
-                found.append(digest((variable.name, value), _key_of))
+                found.append(digest((variable.name, value), _key_of, budget))
     return sorted(found)
 
 

@@ -17,11 +17,12 @@ from .components import FUNCTION
 from .earlier import Earlier, Past, past_of
 from .errors import SessionError
 from .events import SCHEMA, SessionClosed, SessionOpened, TaskEnded, TaskReady, TaskRunning, TaskSubmitted
+from .imported import imported_files
 from .journal import Journal, journal_path, read_events
 from .lease import LEASE, Lease, this_host
 from .masking import masked
 from .outcome import text_of
-from .recognition import Recognition
+from .recognition import KEYS, Recognition
 from .session import Session, make_session
 from .states import FINAL, TaskState
 
@@ -79,6 +80,8 @@ class Recording:
         lease = Lease(journal_path(path))
         try:
             past = past_of(read_events(path))
+            if past is not None:
+                _refuse_other_keys(past, path)
         except BaseException:
             lease.close()
             raise
@@ -97,15 +100,28 @@ class Recording:
             loop = asyncio.get_running_loop()
             if self._lease is None:
                 self._lease = await loop.run_in_executor(None, self._begin)
+            modules = await loop.run_in_executor(None, imported_files)
             self._journal = Journal(journal_path(self.session.path), self._lease.still_ours)
-            self._journal.append(self._opened())
+            self._journal.append(self._opened(modules))
+            self._warn_of_changes(modules)
             self._keep()
 
     def _begin(self) -> Lease:
         make_session(self.session.path)
         return Lease(journal_path(self.session.path))
 
-    def _opened(self) -> SessionOpened:
+    def _warn_of_changes(self, modules: Mapping[str, str]) -> None:
+        changed = [] if self.past is None else self.past.changed(modules)
+        if changed:
+            log.warning(
+                "imported modules have changed since tasks of session %s ran: %s; results of finished tasks are reused"
+                " nevertheless, as the code of imported modules is not part of a task's key; to run all tasks with the"
+                " new code, start a new session",
+                self.session.path,
+                ", ".join(changed),
+            )
+
+    def _opened(self, modules: dict[str, str]) -> SessionOpened:
         from . import __version__
 
         return SessionOpened(
@@ -119,6 +135,8 @@ class Recording:
             version=__version__,
             python=platform.python_version(),
             resumed=self.past is not None,
+            keys=KEYS,
+            modules=modules,
         )
 
     def _keep(self) -> None:
@@ -154,6 +172,7 @@ class Recording:
 
     def abandon(self) -> None:
         """Let go of the session, whose end nobody has awaited."""
+        self.recognition.close()
         journal, self._journal = self._journal, None
         lease, self._lease = self._lease, None
         if journal is not None:
@@ -301,6 +320,16 @@ class Recording:
         else:
             event = TaskRunning if state is TaskState.RUNNING else TaskSubmitted
             self._journal.append(event(time=time.time(), uid=uid, attempt=attempt, native_id=task.get("native_id")))
+
+
+def _refuse_other_keys(past: Past, path: Path) -> None:
+    others = past.keys - {KEYS}
+    if others and (past.tasks or past.unknown):
+        raise SessionError(
+            f"session {path} was recorded by asyncflow_hpc {past.opened.version or '(no version)'}, which made the keys"
+            f" of tasks in another way (version {min(others)}, and not {KEYS}), so that its tasks cannot be recognized:"
+            " resume it with the version that recorded it, or start a new session"
+        )
 
 
 def _start_over(task: Task) -> None:

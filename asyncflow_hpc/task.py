@@ -53,6 +53,7 @@ class Task(TypedDict, total=False):
     attempt: int
     attempts: tuple[FailedAttempt, ...]
     key: str
+    asked: Any
     parts: tuple[str, ...]
     earlier: Any
     kept: bytes
