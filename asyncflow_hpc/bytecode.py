@@ -35,11 +35,13 @@ _OF_CLASSES = frozenset({"__doc__", "__firstlineno__", "__static_attributes__"})
 # Builtins to which the names of variables are known.
 _LOOKING = frozenset({"locals", "vars", "dir", "eval", "exec", "globals", "breakpoint"})
 
-# What looks at docstrings, annotations and the like.
-_INTROSPECTIVE = frozenset({
-    "__doc__", "getdoc", "__annotations__", "__annotate__", "get_annotations", "get_type_hints", "signature",
-    "__signature__", "getfullargspec", "model_json_schema", "__code__", "_getframe", "currentframe",
-})  # fmt: skip
+# What looks at docstrings, and at annotations of functions; those of classes always count.
+_ASKING = {
+    **dict.fromkeys(["__doc__", "getdoc", "model_json_schema"], "docstrings"),
+    **dict.fromkeys(["__annotations__", "__annotate__", "get_annotations", "get_type_hints"], "annotations"),
+    **dict.fromkeys(["signature", "__signature__", "getfullargspec"], "annotations"),
+    **dict.fromkeys(["__code__", "_getframe", "currentframe"], "names"),
+}
 
 
 class Reading(NamedTuple):
@@ -49,15 +51,14 @@ class Reading(NamedTuple):
         digest: of what it does; globals and free variables are numbered.
         globals: names of the globals that it reads, by their numbers.
         free: names of the variables of its closure, by their numbers.
-        by_name: whether names of variables count: it may look at them, or changes one that other functions may read.
-        introspective: whether docstrings and annotations count, as it may look at them.
+        asks: what counts beside: "names" of variables, if it may look at them or changes one that other functions may
+            read; "docstrings"; "annotations" of functions.
     """
 
     digest: str
     globals: tuple[str, ...]
     free: tuple[str, ...]
-    by_name: bool
-    introspective: bool
+    asks: frozenset[str]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -68,7 +69,7 @@ def read_code(code: types.CodeType) -> Reading:
     for name in code.co_freevars:
         reader.number_free(name)
     digest = hashed(repr(reader.found).encode())
-    return Reading(digest, tuple(reader.globals), tuple(reader.free), reader.by_name, reader.introspective)
+    return Reading(digest, tuple(reader.globals), tuple(reader.free), frozenset(reader.asks))
 
 
 class _Reader:
@@ -76,7 +77,7 @@ class _Reader:
         self.found: list[Any] = []
         self.globals: dict[str, int] = {}
         self.free: dict[str, int] = {}
-        self.by_name = self.introspective = False
+        self.asks: set[str] = set()
         self._numbers = itertools.count()
 
     def number_free(self, name: str) -> int:
@@ -104,7 +105,7 @@ class _Reader:
         kinds = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS
         self.found += [arguments, kinds, getattr(code, "co_exceptiontable", b"")]
         if not _LOOKING.isdisjoint(code.co_names):
-            self.by_name = True
+            self.asks.add("names")
             self.found += [code.co_varnames, code.co_cellvars, code.co_freevars]
         instructions = list(dis.get_instructions(code))
         silent = {item.offset for item in instructions if item.opname in _SILENT}
@@ -132,8 +133,8 @@ class _Reader:
         operation, value, word = item.opcode, item.argval, item.opname
         is_class = not code.co_flags & _FUNCTION
         written: Any = item.arg
-        if isinstance(value, str) and value in _INTROSPECTIVE:
-            self.introspective = True
+        if isinstance(value, str) and value in _ASKING:
+            self.asks.add(_ASKING[value])
         if operation in _CONSTANTS:
             if word != "LOAD_SMALL_INT":
                 # As some versions do not look them up for all of these operations.
@@ -148,7 +149,7 @@ class _Reader:
         elif operation in _CELLS:
             written = number(value), value if is_class else ""
             if written[0] < 0 and word in ("STORE_DEREF", "DELETE_DEREF"):
-                self.by_name = True
+                self.asks.add("names")
         elif operation in _LOCALS:
             if word == "LOAD_FAST" and (value in code.co_cellvars or value in code.co_freevars):
                 # Since 3.13, in place of LOAD_CLOSURE.
@@ -157,7 +158,7 @@ class _Reader:
         elif operation in _NAMES:
             written = value
             if word in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-                self.by_name = True
+                self.asks.add("names")
             elif word in _GLOBAL:
                 written = self.globals.setdefault(value, len(self.globals)), value if is_class else ""
         elif isinstance(value, str):

@@ -51,17 +51,17 @@ class CodeParts:
     their names, and all else by its value.
 
     Args:
-        by_name, introspective: what `Reading` has them for; they hold for all functions of a walk.
+        asked: what counts beside, for all functions of a walk; see `Reading.asks`.
 
     Attributes:
-        by_name, introspective: whether some function of the walk asks for it.
+        asks: what some function of the walk asks for.
         steady: nothing of it can change without becoming another object.
         reads: how to look again at what was referred to, and what was there.
     """
 
-    def __init__(self, by_name: bool = False, introspective: bool = False) -> None:
-        self._names, self._docs = by_name, introspective
-        self.by_name = self.introspective = False
+    def __init__(self, asked: frozenset[str] = frozenset()) -> None:
+        self._asked = asked
+        self.asks: frozenset[str] = frozenset()
         self.steady = True
         self.reads: list[Read] = []
 
@@ -89,8 +89,7 @@ class CodeParts:
             return
         code = function.__code__
         reading = read_code(code)
-        self.by_name = self.by_name or reading.by_name
-        self.introspective = self.introspective or reading.introspective
+        self.asks |= reading.asks
         for place in ("__code__", "__defaults__", "__kwdefaults__"):
             self.reads.append((functools.partial(getattr, function, place), getattr(function, place)))
         yield from ("function", function.__name__, reading.digest)
@@ -107,8 +106,9 @@ class CodeParts:
         if isinstance(inner, types.FunctionType) and inner.__globals__ is not function.__globals__:
             # A decorator from elsewhere may have looked at them.
             yield from self._annotations(inner)
-        if self._docs:
+        if "docstrings" in self._asked:
             yield function.__doc__
+        if "annotations" in self._asked:
             yield from self._annotations(function)
 
     def _pairs(self, items: Any, around: Any) -> Iterator[Any]:
@@ -124,7 +124,7 @@ class CodeParts:
             yield from ("outside", name)
             return
         # What may change is told apart by its name from what is only equal.
-        if self._names or not _is_fixed(value, name in around.__code__.co_freevars):
+        if "names" in self._asked or not _is_fixed(value, name in around.__code__.co_freevars):
             yield name
         yield self._named(value, around)
 
@@ -150,7 +150,7 @@ class CodeParts:
         yield from ("class", kind.__qualname__)
         yield from [self._named(base, kind) for base in (type(kind), *kind.__bases__)]
         yield from self._annotations(kind)
-        if self._docs:
+        if "docstrings" in self._asked:
             yield kind.__doc__
         members: dict[str, Any] = getattr(kind, "__members__", {}) if issubclass(kind, enum.Enum) else {}
         yield from self._pairs(((name, member.value) for name, member in members.items()), kind)

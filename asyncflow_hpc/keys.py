@@ -116,9 +116,8 @@ def _walked(root: Any, key_of: KeyOf, budget: Budget | None) -> tuple[bytes, _Pa
     parts = _Parts(key_of, CodeParts(), budget is not None)
     try:
         found = Walk(parts.of, budget).digest(root)
-        if parts.code.by_name or parts.code.introspective:
-            code = CodeParts(True, parts.code.introspective)
-            parts = _Parts(key_of, code, budget is not None)
+        if parts.code.asks:
+            parts = _Parts(key_of, CodeParts(parts.code.asks), budget is not None)
             found = Walk(parts.of, budget).digest(root)
     except (Unkeyable, TooLarge):
         raise

@@ -182,7 +182,8 @@ CHANGES += [
         "return B",
     ),
     (
-        "def make():\n    a = b = 0\n    def fill():\n        nonlocal a\n        a = 1\n    def work():\n        fill()\n"
+        "def make():\n    a = b = 0\n    def fill():\n        nonlocal a\n        a = 1\n"
+        "    def work():\n        fill()\n"
         "        return a\n    def other():\n        return b\n    return work\nwork = make()\n",
         "return a",
         "return b",
