@@ -51,8 +51,8 @@ class Reading(NamedTuple):
         digest: of what it does; globals and free variables are numbered.
         globals: names of the globals that it reads, by their numbers.
         free: names of the variables of its closure, by their numbers.
-        asks: what counts beside: "names" of variables, if it may look at them or changes one that other functions may
-            read; "docstrings"; "annotations" of functions.
+        asks: what counts beside: "names" of variables and globals, if it may look at them; "cells": names of variables
+            of closures, if it changes one that other functions may read; "docstrings"; "annotations" of functions.
     """
 
     digest: str
@@ -149,7 +149,7 @@ class _Reader:
         elif operation in _CELLS:
             written = number(value), value if is_class else ""
             if written[0] < 0 and word in ("STORE_DEREF", "DELETE_DEREF"):
-                self.asks.add("names")
+                self.asks.add("cells")
         elif operation in _LOCALS:
             if word == "LOAD_FAST" and (value in code.co_cellvars or value in code.co_freevars):
                 # Since 3.13, in place of LOAD_CLOSURE.
@@ -157,9 +157,7 @@ class _Reader:
             written = tuple(map(number, value)) if isinstance(value, tuple) else number(value)
         elif operation in _NAMES:
             written = value
-            if word in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-                self.asks.add("names")
-            elif word in _GLOBAL:
+            if word in _GLOBAL:
                 written = self.globals.setdefault(value, len(self.globals)), value if is_class else ""
         elif isinstance(value, str):
             # Such as the operator of a comparison.

@@ -124,7 +124,8 @@ class CodeParts:
             yield from ("outside", name)
             return
         # What may change is told apart by its name from what is only equal.
-        if "names" in self._asked or not _is_fixed(value, name in around.__code__.co_freevars):
+        local = name in around.__code__.co_freevars
+        if "names" in self._asked or (local and "cells" in self._asked) or not _is_fixed(value, local):
             yield name
         yield self._named(value, around)
 
