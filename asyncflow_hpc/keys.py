@@ -44,9 +44,7 @@ _STATELESS = (
 )  # fmt: skip
 
 
-# Arguments that are looked at without a budget.
-_FEW = 1000
-
+# Of an array that is looked at on the loop.
 _FEW_BYTES = 65536
 
 _PICKLING = ("__reduce_ex__", "__reduce__", "__getstate__")
@@ -67,7 +65,7 @@ def content(value: Any, key_of: KeyOf = _uid_of, budget: Budget | None = None) -
         Unkeyable: it cannot be pickled, say.
         TooLarge: the budget is used up.
     """
-    if type(value) is tuple and (budget is None or len(value) <= _FEW):
+    if type(value) is tuple:
         # Of most calls.
         data = plain(value)
         if data is not None:

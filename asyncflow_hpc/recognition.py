@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .components import FUNCTION
@@ -16,7 +16,7 @@ from .outcome import text_of
 from .visibility import visible
 
 if TYPE_CHECKING:
-    from contextvars import Context
+    from contextvars import Context, ContextVar
 
     from .arguments import Found
     from .components import Spec
@@ -77,12 +77,12 @@ class Recognition:
 
         What is small is done at once, and then nothing is awaited.
         """
-        budget, codes = Budget(_AT_ONCE), _Codes()
+        budget, batch = Budget(_AT_ONCE), _Batch()
         later = []
         for future in futures:
             if "key" not in future.task:
                 try:
-                    self._here.make(future, codes, budget)
+                    self._here.make(future, batch, budget)
                 except TooLarge:
                     later.append(future)
         if later:
@@ -94,7 +94,7 @@ class Recognition:
         """Give a task whose command is known its key; "" where it cannot be recognized."""
         task = future.task
         if "key" not in task:
-            self._here.make(future, _Codes(), None)
+            self._here.make(future, _Batch(), None)
         key = task["key"]
         if not key:
             return ""
@@ -113,8 +113,17 @@ class Recognition:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class _Codes(dict[Any, "str | Unkeyable"]):
-    """Digests of the functions of tasks that are identified together, so that each function is looked at once."""
+class _Batch:
+    """Digests of what tasks that are identified together have in common, so that each is made once.
+
+    Attributes:
+        codes: of functions.
+        variables: of context variables and their values, by the ids of both; "" where they do not count.
+    """
+
+    def __init__(self) -> None:
+        self.codes: dict[Spec, str | Unkeyable] = {}
+        self.variables: dict[tuple[int, int], str] = {}
 
 
 class _Bases:
@@ -126,11 +135,11 @@ class _Bases:
 
     def make_all(self, futures: Sequence[TaskFuture]) -> None:
         """Make the keys of several tasks."""
-        codes = _Codes()
+        batch = _Batch()
         for future in futures:
-            self.make(future, codes, None)
+            self.make(future, batch, None)
 
-    def make(self, future: TaskFuture, codes: _Codes, budget: Budget | None) -> None:
+    def make(self, future: TaskFuture, batch: _Batch, budget: Budget | None) -> None:
         """Make the key of a task, not numbered yet, and without the command of an executable task.
 
         Raises:
@@ -139,7 +148,7 @@ class _Bases:
         task, spec = future.description, future._spec
         asked = task.get("asked") or Asked(task["args"], task["kwargs"], None)
         try:
-            base = self._base(future, asked, codes, budget)
+            base = self._base(future, asked, batch, budget)
         except TooLarge:
             raise
         except Exception as error:
@@ -149,22 +158,21 @@ class _Bases:
         task.pop("asked", None)
         task["key"] = base
 
-    def _base(self, future: TaskFuture, asked: Asked, codes: _Codes, budget: Budget | None) -> str:
+    def _base(self, future: TaskFuture, asked: Asked, batch: _Batch, budget: Budget | None) -> str:
         task = future.description
-        call = self._call_of(future, asked.found, codes, budget)
+        call = self._call_of(future, asked.found, batch, budget)
         task["parts"] = call.parts
         if future._spec.kind != FUNCTION:
             return call.prefix
         args, kwargs, context = asked.args, asked.kwargs, task.get("context")
         data = b"with names " + content((args, kwargs), _key_of, budget) if kwargs else content(args, _key_of, budget)
-        if context is None:
-            return call.begun.keyed(data)
-        return keyed(joined((call.prefix, *_variables(context, budget))), data)
+        variables = [] if context is None else _variables(context, batch, budget)
+        return keyed(joined((call.prefix, *variables)), data) if variables else call.begun.keyed(data)
 
-    def _call_of(self, future: TaskFuture, found: Found | None, codes: _Codes, budget: Budget | None) -> _Call:
+    def _call_of(self, future: TaskFuture, found: Found | None, batch: _Batch, budget: Budget | None) -> _Call:
         spec, task = future._spec, future.description
         usual = task["description"] is spec.description
-        code = self._code_of(spec, codes, budget) if spec.kind == FUNCTION else ""
+        code = self._code_of(spec, batch, budget) if spec.kind == FUNCTION else ""
         plain = self._plain.get(spec) if usual and found is None else None
         if plain is not None and plain.code == code:
             return plain
@@ -184,14 +192,14 @@ class _Bases:
             self._plain[spec] = call
         return call
 
-    def _code_of(self, spec: Spec, codes: _Codes, budget: Budget | None) -> str:
-        code = codes.get(spec)
+    def _code_of(self, spec: Spec, batch: _Batch, budget: Budget | None) -> str:
+        code = batch.codes.get(spec)
         if code is None:
             try:
                 code = self._codes.get(spec.func, budget)
             except Unkeyable as error:
                 code = error
-            codes[spec] = code
+            batch.codes[spec] = code
         if isinstance(code, Unkeyable):
             raise code
         return code
@@ -218,15 +226,43 @@ def _key_of(future: TaskFuture) -> str:
     return key
 
 
-def _variables(context: Context, budget: Budget | None) -> list[str]:
+def _variables(context: Context, batch: _Batch, budget: Budget | None) -> list[str]:
     """Return digests of the context variables that cross to the function, apart from the engine's own."""
     found = []
     for variable, value in context.items():
-        if not variable.name.startswith("asyncflow_hpc_"):
-            # What cannot be pickled does not cross.
-            with suppress(Unkeyable):
-                found.append(digest((variable.name, value), _key_of, budget))
+        known = batch.variables.get((id(variable), id(value)))
+        if known is None:
+            known = batch.variables[id(variable), id(value)] = _digest_of_variable(variable, value, budget)
+        if known:
+            found.append(known)
     return sorted(found)
+
+
+def _digest_of_variable(variable: ContextVar[Any], value: Any, budget: Budget | None) -> str:
+    if variable.name.startswith("asyncflow_hpc_"):
+        return ""
+    if variable.name == "decimal_context" and "decimal" in sys.modules:
+        # Set by the first use of the module; what has happened in calculations does not count.
+        from decimal import Context as Decimals
+        from decimal import DefaultContext
+
+        if isinstance(value, Decimals):
+            value, usual = (_settings_of(item) for item in (value, DefaultContext))
+            if value == usual:
+                return ""
+    try:
+        return digest((variable.name, value), _key_of, budget)
+    except Unkeyable:
+        # What cannot be pickled does not cross.
+        return ""
+
+
+def _settings_of(decimals: Any) -> Any:
+    names = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+    return [
+        *(getattr(decimals, name) for name in names),
+        [signal.__name__ for signal, on in decimals.traps.items() if on],
+    ]
 
 
 def _print_of(item: InputFile) -> Any:

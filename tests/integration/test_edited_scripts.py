@@ -18,7 +18,7 @@ import pytest
 from asyncflow_hpc.recognition import KEYS
 
 HEAD = """
-import asyncio, dataclasses, enum, json, os, sys, typing
+import asyncio, dataclasses, decimal, enum, json, os, sys, typing
 from contextvars import ContextVar
 from asyncflow_hpc import LocalExecutionBackend, WorkflowEngine
 
@@ -94,6 +94,9 @@ MAIN = """
 async def main():
     options = {} if "--cache" not in sys.argv else {"cache": sys.argv[sys.argv.index("--cache") + 1]}
     where = "session" if os.path.exists("session/journal.jsonl") else None
+    if where is None:
+        # Sets a context variable, and a flag in it.
+        decimal.Decimal(1) / 3
     async with WorkflowEngine.create(
         LocalExecutionBackend(), uid=None if where else "session", resume=where and os.path.abspath(where), **options
     ) as flow:
