@@ -47,3 +47,31 @@ async def test_plain_calls_need_no_thread(tmp_path: Path) -> None:
         same = flow.function_task(abs)
         assert [await task for task in [same(number) for number in range(300)]] == list(range(300))
         assert not any(thread.name.startswith("asyncflow-keys") for thread in threading.enumerate())
+
+
+SITE = """
+description: a small machine
+scheduler: local
+nodes: {all: {cores: 2, gpus: 1, memory: 1GB}}
+environment: {setup: [export LEVEL=1]}
+defaults: {environment: {ALSO: default}, walltime: "1:00:00"}
+"""
+
+
+async def test_what_a_site_gives_to_tasks_counts(tmp_path: Path) -> None:
+    async def key(text: str) -> str:
+        site = tmp_path / "small.yaml"
+        site.write_text(text)
+        site.chmod(0o600)
+        async with WorkflowEngine.create(LocalExecutionBackend(site=site), work_dir=tmp_path) as flow:
+
+            @flow.executable_task
+            async def command() -> list[str]:
+                return ["true"]
+
+            await command()
+        return next(event.key for event in read_events(flow.session_dir) if isinstance(event, TaskReady))
+
+    known = await key(SITE)
+    assert await key(SITE.replace("1:00:00", "2:00:00")) == known
+    assert len({known, await key(SITE.replace("LEVEL=1", "LEVEL=2")), await key(SITE.replace("ALSO", "MORE"))}) == 3
