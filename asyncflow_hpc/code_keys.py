@@ -27,6 +27,9 @@ _MADE = frozenset({
 # Of a class with __slots__, which names them.
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
+# Of the flags of a class: it was made by a script or module, and is not compiled in.
+_OF_HEAP = 1 << 9
+
 _FUNCTIONS = (types.FunctionType, classmethod, staticmethod, property)
 
 _EMPTY = object()
@@ -38,6 +41,9 @@ def travels(value: Any) -> bool:
     """Return whether a class or function reaches other processes by its content, and not by its name."""
     if value.__module__ == "__main__":
         return True
+    if isinstance(value, type) and not value.__flags__ & _OF_HEAP:
+        # Of the interpreter, where some, such as that of None, have no place under their names.
+        return False
     found: Any = sys.modules.get(value.__module__)
     for name in value.__qualname__.split("."):
         found = getattr(found, name, None)
@@ -163,13 +169,18 @@ class CodeParts:
         if "__pydantic_decorators__" in space:
             yield from self._pairs(_of_model(space), kind)
         for name, value in sorted(space.items()):
-            if name not in _MADE and name not in members and not isinstance(value, _SLOTS):
+            if name not in _MADE and name not in members and not _is_slot(value):
                 machinery = name.startswith("__pydantic_") or (
                     issubclass(kind, enum.Enum) and name[:1] == name[-1:] == "_" and not isinstance(value, _FUNCTIONS)
                 )
                 if not machinery or name in ("_boundary_", "__slots__"):
                     yield name
                     yield self._named(value, kind)
+
+
+def _is_slot(value: object) -> bool:
+    # A structure of ctypes names them in _fields_.
+    return isinstance(value, _SLOTS) or type(value).__name__ == "CField"
 
 
 def _of_field(field: Any) -> Iterator[tuple[str, Any]]:

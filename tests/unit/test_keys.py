@@ -355,6 +355,21 @@ AT_RUN_TIME = [
 ]
 
 
+AT_RUN_TIME += [
+    (
+        "from typing import *\nclass P:\n    a: Optional['P'] = None\n    b: int | None = None\n    c: 'list[P]'\n"
+        "    d: Callable[[int], str]\n    e: Literal['x']\ndef work():\n    return P\n",
+        "get_type_hints(P, globals())",
+    ),
+    (
+        "import ctypes\nclass P(ctypes.Structure):\n    _fields_ = [('a', ctypes.c_int)]\n"
+        "def work():\n    return P(1).a\n",
+        "P(1)",
+    ),
+    ("import msgspec\nclass P(msgspec.Struct):\n    n: int = 1\ndef work():\n    return P()\n", "P().__reduce_ex__(4)"),
+]
+
+
 @pytest.mark.parametrize(("source", "act"), AT_RUN_TIME)
 def test_what_arises_at_run_time_does_not_count(source: str, act: str) -> None:
     pytest.importorskip("pydantic") if "pydantic" in source else None
