@@ -7,8 +7,9 @@ from abc import abstractmethod
 
 from asyncflow_hpc.errors import UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause, TaskState
-from asyncflow_hpc.task import Task, TaskDescription
+from asyncflow_hpc.task import Task, TaskDescription, describe
 
+from .site import SiteRules
 from .staging import StagesFiles
 
 __all__ = ["SandboxBackend"]
@@ -25,6 +26,11 @@ class SandboxBackend(StagesFiles):
         super().__init__(name)
         self._closed = False
         self._shutting: asyncio.Task[None] | None = None
+        self._rules = SiteRules(None)
+
+    def describe(self, task: Task) -> TaskDescription:
+        """Return what a task asks for, with the defaults of the backend and its site where it says nothing."""
+        return self._rules.complete(describe(task))
 
     def refuse_what_no_sandbox_holds(self, task: Task, description: TaskDescription) -> None:
         """Refuse prompts, and functions on several ranks.

@@ -131,10 +131,6 @@ class LocalExecutionBackend(SandboxBackend):
         """Refuse a task that this machine could never hold."""
         self._refuse_too_big(self._rules.complete(description))
 
-    def describe(self, task: Task) -> TaskDescription:
-        """Return what a task asks for, with the defaults of the site where it says nothing."""
-        return self._rules.complete(describe(task))
-
     def _refuse_too_big(self, description: TaskDescription) -> None:
         lacking = self.slots.lacking(request_for(description))
         if lacking is not None:
@@ -177,7 +173,7 @@ class LocalExecutionBackend(SandboxBackend):
         return {task["uid"] for task in (*done, *waiting)}
 
     def _queue(self, task: Task) -> None:
-        description = self.describe(task)
+        description = self._rules.complete(describe(task))
         self._refuse_too_big(description)
         attempt = self._attempt_for(task, description)
         if remote(attempt.plan):
