@@ -20,8 +20,7 @@ _MADE = frozenset({
     "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__",
     "__classdictcell__", "__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__",
     "__module__", "__non_callable_proto_members__", "__parameters__", "__private_attributes__", "__protocol_attrs__",
-    "__qualname__", "__signature__", "__slotnames__", "__static_attributes__", "__subclasshook__", "__weakref__",
-    "_abc_impl",
+    "__qualname__", "__signature__", "__slotnames__", "__static_attributes__", "__weakref__", "_abc_impl",
 })  # fmt: skip
 
 # Of a class with __slots__, which names them.
@@ -169,13 +168,21 @@ class CodeParts:
         if "__pydantic_decorators__" in space:
             yield from self._pairs(_of_model(space), kind)
         for name, value in sorted(space.items()):
-            if name not in _MADE and name not in members and not _is_slot(value):
-                machinery = name.startswith("__pydantic_") or (
-                    issubclass(kind, enum.Enum) and name[:1] == name[-1:] == "_" and not isinstance(value, _FUNCTIONS)
-                )
-                if not machinery or name in ("_boundary_", "__slots__"):
-                    yield name
-                    yield self._named(value, kind)
+            if name in _MADE or name in members or _is_slot(value) or _is_machinery(kind, name, value):
+                continue
+            yield name
+            yield self._named(value, kind)
+
+
+def _is_machinery(kind: type, name: str, value: Any) -> bool:
+    """Return whether an attribute of a class was made by a package, and not by the body of the class."""
+    if issubclass(kind, enum.Enum) and name[:1] == name[-1:] == "_" and name not in ("_boundary_", "__slots__"):
+        return not isinstance(value, _FUNCTIONS)
+    if getattr(kind, "_is_protocol", None) is not None and name in ("__init__", "__subclasshook__"):
+        # The first instance of a class gets it from one of its bases.
+        inherited = any(vars(base).get(name) is value for base in kind.__mro__[1:])
+        return inherited or getattr(value, "__module__", None) == "typing"
+    return name.startswith("__pydantic_")
 
 
 def _is_slot(value: object) -> bool:

@@ -194,6 +194,12 @@ CHANGES += [
         "=1",
         "=2",
     ),
+    (
+        "class P:\n    @classmethod\n    def __subclasshook__(cls, other):\n        return True\n"
+        "def work():\n    return issubclass(int, P)\n",
+        "True",
+        "False",
+    ),
     ("class P:\n    __tag__ = 1\ndef work():\n    return P.__tag__\n", "1", "2"),
     ("class P:\n    __slots__ = ('a',)\ndef work():\n    return P()\n", "'a',", "'a', 'b'"),
     (
@@ -326,6 +332,7 @@ AT_RUN_TIME = [
         "isinstance(3, P)",
     ),
     ("from typing import *\nT = TypeVar('T')\nclass P(Generic[T]): ...\ndef work():\n    return P\n", "P[int]()"),
+    ("from typing import *\nclass P(Protocol): ...\nclass Q(P): ...\ndef work():\n    return Q()\n", "Q()"),
     (
         "import functools\nclass P:\n    @functools.cached_property\n    def f(self): ...\np = P()\n"
         "def work():\n    return p.f\n",
