@@ -10,6 +10,8 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
+from enum import Enum
+from functools import cached_property
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +19,15 @@ from weakref import WeakKeyDictionary
 import cloudpickle
 
 from asyncflow_hpc.errors import SerializationError
+
+from .script_objects import (
+    LRU_CACHE,
+    reduce_cache,
+    reduce_cached_property,
+    reduce_class,
+    reduce_function,
+    reduce_member,
+)
 
 __all__ = ["FunctionPickles", "dump_arguments", "dump_context", "dump_to", "dump_value", "forked"]
 
@@ -26,9 +37,30 @@ _STORE_GLOBAL, _STORE_DEREF = dis.opmap["STORE_GLOBAL"], dis.opmap["STORE_DEREF"
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Cloudpickle, and context variables, which keep their identity within a process, and the file names of code."""
+    """Cloudpickle, and context variables, which keep their identity within a process, and the file names of code.
+
+    Args:
+        returning: a result is pickled, in which classes and functions of the script are named.
+    """
+
+    def __init__(self, stream: Any, returning: bool) -> None:
+        super().__init__(stream)
+        self._returning = returning
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)):
+            reduced = super().reducer_override(obj)
+            if reduced is NotImplemented or len(reduced) < 3:
+                return reduced
+            if isinstance(obj, type):
+                return reduce_class(obj, self._returning)
+            return reduce_function(obj, self._returning, reduced)
+        if isinstance(obj, Enum):
+            return reduce_member(obj)
+        if isinstance(obj, LRU_CACHE):
+            return reduce_cache(obj, self._returning)
+        if isinstance(obj, cached_property):
+            return reduce_cached_property(obj)
         if isinstance(obj, ContextVar):
             return _reduce_variable(obj)
         if isinstance(obj, CodeType):
@@ -38,11 +70,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def dump_value(value: Any) -> bytes:
-    """Pickle anything that can be, functions and classes of the main script included."""
+    """Pickle a result, functions and classes of the main script included: the process that has them gets its own."""
+    return _dumped(value, returning=True)
+
+
+def _dumped(value: Any, *, returning: bool = False) -> bytes:
     if type(value) in _PLAIN:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     buffer = io.BytesIO()
-    dump_to(buffer, value)
+    _dump(buffer, value, returning)
     return buffer.getvalue()
 
 
@@ -52,8 +88,12 @@ def dump_to(stream: Any, value: Any) -> None:
     Args:
         stream: an object with a method `write`.
     """
+    _dump(stream, value, returning=True)
+
+
+def _dump(stream: Any, value: Any, returning: bool) -> None:
     try:
-        _Pickler(stream).dump(value)
+        _Pickler(stream, returning).dump(value)
     except Exception:
         raise
     except BaseException as error:
@@ -74,7 +114,7 @@ def dump_arguments(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     if types <= _PLAIN:
         return pickle.dumps((args, dict(kwargs)), pickle.HIGHEST_PROTOCOL)
     try:
-        return dump_value((args, dict(kwargs)))
+        return _dumped((args, dict(kwargs)))
     except Exception as error:
         for place, value in itertools.chain(((f"number {i}", v) for i, v in enumerate(args, 1)), kwargs.items()):
             _refuse_unpicklable(f"argument {place!r} of task '{name}'", value)
@@ -83,7 +123,7 @@ def dump_arguments(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 def _refuse_unpicklable(what: str, value: Any) -> None:
     try:
-        dump_value(value)
+        _dumped(value)
     except Exception as error:
         raise SerializationError(
             f"{what} is a {type(value).__name__}, which cannot be pickled and so cannot reach another process: {error}"
@@ -97,7 +137,7 @@ def dump_context(context: Context) -> list[tuple[bytes, bytes]]:
         if variable.name.startswith("asyncflow_hpc_"):
             continue
         try:
-            carried.append((dump_value(variable), dump_value(value)))
+            carried.append((_dumped(variable), _dumped(value)))
         except Exception:
             continue
     return carried
@@ -197,7 +237,7 @@ class FunctionPickles:
     @staticmethod
     def _dump(name: str, func: Callable[..., Any]) -> bytes:
         try:
-            return dump_value(func)
+            return _dumped(func)
         except Exception as error:
             closure = getattr(func, "__closure__", None) or ()
             names = func.__code__.co_freevars if isinstance(func, FunctionType) else ()
