@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 from .data import InputFile, OutputFile
 from .errors import CycleError
 from .futures import TaskFuture
+from .hidden import refuse_hidden
 
 __all__ = ["Found", "scan", "substitute"]
 
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex, bytearray, range, type})
+
+_SEQUENCES = (list, tuple, set, frozenset, deque)
 
 _BUSY, _CYCLE = object(), object()
 
@@ -37,11 +42,18 @@ class Found:
         self.outputs: Sequence[OutputFile] = ()
 
 
-def scan(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found | None:
-    """Look through arguments, and through lists, tuples, dicts, sets and dataclasses in them.
+def scan(args: tuple[Any, ...], kwargs: Mapping[str, Any], task: str | None = None) -> Found | None:
+    """Look through arguments, and through the containers in them in which a value can take the place of a future.
+
+    Args:
+        args, kwargs: of the call.
+        task: name of a task, for which futures elsewhere are refused; None for a block, which can await them.
 
     Returns:
         What was found, or None where there is nothing of interest.
+
+    Raises:
+        ArgumentError: the task would get a future itself.
     """
     interesting = [value for value in args if type(value) not in _ATOMS]
     if kwargs:
@@ -55,6 +67,8 @@ def scan(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found | None:
     nested = False
     for value in interesting:
         nested = (seen.look_into(value) and not isinstance(value, TaskFuture)) or nested
+    if task is not None and seen.others:
+        refuse_hidden(task, args, kwargs, seen.others)
     if not (seen.futures or seen.inputs or seen.outputs):
         return None
     found = Found(tuple(seen.futures))
@@ -63,15 +77,28 @@ def scan(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found | None:
 
 
 def _is_container(value: object) -> bool:
-    return isinstance(value, (list, tuple, dict, set, frozenset)) or (
-        is_dataclass(value) and not isinstance(value, type)
-    )
+    return isinstance(value, (*_SEQUENCES, dict, SimpleNamespace)) or _names(value) is not None
+
+
+def _names(value: object) -> list[str] | None:
+    """Return the names of the fields of a dataclass or attrs object."""
+    if isinstance(value, type):
+        return None
+    if is_dataclass(value):
+        return [item.name for item in fields(value)]
+    attributes = getattr(type(value), "__attrs_attrs__", None)
+    return None if attributes is None else [item.name for item in attributes]
 
 
 class _Seen:
-    """What a walk over arguments has met."""
+    """What a walk over arguments has met.
+
+    Attributes:
+        others: what is none of all that is looked into.
+    """
 
     def __init__(self) -> None:
+        self.others: list[object] = []
         self.futures: dict[TaskFuture, None] = {}
         self.inputs: list[InputFile] = []
         self.outputs: list[OutputFile] = []
@@ -96,18 +123,23 @@ class _Seen:
                 self.outputs.append(value)
             elif id(value) not in containers:
                 containers.add(id(value))
-                stack.extend(reversed(list(_members(value))))
+                members = _members(value)
+                if members is None:
+                    self.others.append(value)
+                else:
+                    stack.extend(reversed(list(members)))
         return futures
 
 
-def _members(value: object) -> Iterable[object]:
-    if isinstance(value, (list, tuple, set, frozenset)):
+def _members(value: object) -> Iterable[object] | None:
+    if isinstance(value, _SEQUENCES):
         return value
     if isinstance(value, dict):
         return chain(value.keys(), value.values())
-    if is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, item.name, None) for item in fields(value)]
-    return ()
+    if isinstance(value, SimpleNamespace):
+        return vars(value).values()
+    names = _names(value)
+    return None if names is None else [getattr(value, name, None) for name in names]
 
 
 def substitute(value: Any, nested: bool) -> Any:
@@ -156,18 +188,24 @@ def _rebuilt_container(value: Any, memo: dict[int, Any]) -> Any:
         # Counter.update would count the pairs.
         result.update(dict(items))
         return result
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, _SEQUENCES):
         old = list(value)
         new = [_rebuilt(item, memo) for item in old]
         if all(a is b for a, b in zip(old, new, strict=True)):
             return value
+        if isinstance(value, deque):
+            queue = copy.copy(value)
+            queue.clear()
+            queue.extend(new)
+            return queue
         return type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
+    names = vars(value) if isinstance(value, SimpleNamespace) else _names(value)
     changed = {}
-    for item in fields(value):
-        old_value = getattr(value, item.name, None)
+    for name in names or ():
+        old_value = getattr(value, name, None)
         new_value = _rebuilt(old_value, memo)
         if new_value is not old_value:
-            changed[item.name] = new_value
+            changed[name] = new_value
     if not changed:
         return value
     result = copy.copy(value)

@@ -84,8 +84,9 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
         _take_options(spec, task, kwargs)
     if spec.unchecked and task["description"] is spec.description:
         spec.check_call()
+    spec.signature.check(args, kwargs)
     if args or kwargs:
-        found = scan(args, kwargs)
+        found = scan(args, kwargs, None if kind == BLOCK else spec.name)
     task["metadata"] = _metadata(found)
     if found is not None and kind != BLOCK and (found.inputs or found.outputs):
         check_files(spec.name, found.inputs, found.outputs)

@@ -10,6 +10,7 @@ from weakref import ref
 
 from .command import exact
 from .errors import ArgumentError, DescriptionTypeError, UnsupportedTaskError
+from .signatures import Signature
 from .states import TaskState
 from .task import Metadata, Task, TaskDescription
 
@@ -34,6 +35,7 @@ class Spec:
         kind: FUNCTION, EXECUTABLE, PROMPT or BLOCK.
         lane: to the backend that its tasks go to; for a block, the default one.
         result_key: under which a backend puts the result.
+        signature: checks the arguments of a call.
         defaults: task description of all its calls, as written.
         description: the same, checked.
         unchecked: whether the backend has not yet been asked if it can run a call that says no more than that.
@@ -42,7 +44,7 @@ class Spec:
 
     __slots__ = (
         "defaults", "description", "engine", "func", "is_async", "is_service", "kind", "lane", "name", "result_key",
-        "template", "unchecked",
+        "signature", "template", "unchecked",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,7 @@ class Spec:
         self.lane = lane
         self.is_service = service
         self.name = exact(getattr(func, "__name__", None) or type(func).__name__)
+        self.signature = Signature(self.name, func)
         self.is_async = inspect.iscoroutinefunction(func)
         if task_description is not None and not isinstance(task_description, dict):
             raise DescriptionTypeError(f"task_description of '{self.name}' must be a dict, not {task_description!r}")

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from .blocks import BlockScope, current_scope
-from .errors import CycleError
+from .errors import ArgumentError, CycleError
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -97,6 +97,18 @@ class TaskFuture(asyncio.Future[Any]):
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} stays in the driver: pass it as an argument of a task, which then gets its value")
+
+    def __str__(self) -> str:
+        # A command with this text in it would run, and end well.
+        if not self.done():
+            raise ArgumentError(
+                f"{self!r} has no value yet, and its text is of no use in a command or an argument: await it, or pass"
+                " it as an argument, which then is its value; %r and !r show it as it is"
+            )
+        return repr(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
 
     def __repr__(self) -> str:
         try:

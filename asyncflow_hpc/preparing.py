@@ -14,6 +14,7 @@ from .blocks import BlockScope, current_scope
 from .command import argv_of, checked_command, exact
 from .components import BLOCK, PROMPT
 from .errors import CommandError, UnsupportedTaskError
+from .hidden import refuse_text
 from .linking import link
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class Preparing:
             if spec.kind == PROMPT:
                 self._set_prompt(future, value)
             else:
-                task["command"] = checked_command(spec.name, value)
-                argv = argv_of(task["command"], task["description"].shell)
+                task["command"] = command = checked_command(spec.name, value)
+                refuse_text(spec.name, command if isinstance(command, str) else " ".join(command))
+                argv = argv_of(command, task["description"].shell)
                 task["executable"], task["arguments"] = argv[0], argv[1:]
         except asyncio.CancelledError:
             # Raised by the body itself, unless the future was cancelled already.
@@ -105,6 +107,7 @@ class Preparing:
                 f"backend '{spec.lane.name}' does not answer prompts, so it cannot run '{spec.name}';"
                 " give the engine one that does and name it: @flow.prompt_task(backend=...)"
             )
+        refuse_text(spec.name, value)
         future.task["prompt"] = exact(value)
 
     async def _call(
