@@ -41,13 +41,16 @@ def failure(task: Any, override: BaseException | str | None = None) -> BaseExcep
 
 
 def _task_failed(task: Any, text: str) -> TaskFailedError:
-    stderr = (task.get("stderr") or "")[-STDERR_TAIL:]
+    printed, text = task.get("stderr") or "", text.strip("\n")
+    stderr = printed[-STDERR_TAIL:]
     code = task.get("exit_code")
     signal = task.get("signal")
     cause = _cause(task)
     attempts = task.get("attempts", ())
     lines = [f"{task.get('uid')} '{task.get('name')}' failed: {_reason(cause, code, signal)}"]
-    lines += [part.strip() for part in (text, stderr) if part.strip()]
+    # A function's exception may be in its standard error, too.
+    others = (printed.replace(text, "") if text else printed)[-STDERR_TAIL:]
+    lines += [part for part in (text, others.strip()) if part.strip()]
     if task.get("sandbox"):
         lines.append(f"sandbox: {task['sandbox']}")
     lines += _history(attempts)
@@ -102,7 +105,7 @@ def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttem
     """
     said = error if error is not None else task.get("exception")
     lines = [line.strip() for line in (text_of(said), *(task.get("stderr") or "").splitlines()[-1:])]
-    first = next((line for line in lines if line), "").splitlines()[:1]
+    first = _first_of(next((line for line in lines if line), ""))
     return FailedAttempt(
         number=task.get("attempt", 0),
         cause=_cause(task, said),
@@ -110,8 +113,17 @@ def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttem
         signal=task.get("signal"),
         sandbox=task.get("sandbox"),
         native_id=task.get("native_id"),
-        text="".join(first)[:_LINE],
+        text=first[:_LINE],
     )
+
+
+def _first_of(text: str) -> str:
+    """Return the line of a text that says most: the first, or that with the exception below a traceback."""
+    lines = text.splitlines() or [""]
+    if "Traceback (most recent call last)" not in lines[0]:
+        return lines[0]
+    below = max((number for number, line in enumerate(lines) if line.startswith(" ")), default=-1) + 1
+    return next((line for line in lines[below:] if line), lines[-1])
 
 
 def text_of(said: object) -> str:

@@ -140,7 +140,10 @@ def failed(error: BaseException, *runners: str) -> dict[str, Any]:
 def described(error: BaseException) -> str:
     """Say in one line what an exception is, even if it cannot be made a text itself."""
     try:
-        return traceback.format_exception_only(type(error), error)[-1].strip()
+        described = traceback.TracebackException(type(error), error, None, compact=True)
+        # They would come last.
+        described.__notes__ = None  # type: ignore[attr-defined]
+        return list(described.format_exception_only())[-1].strip()
     except BaseException:
         return type.__repr__(type(error))
 

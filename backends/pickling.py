@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import io
 import itertools
+import logging
 import pickle
 import sys
 import uuid
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
 from functools import cached_property
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,11 +26,16 @@ from .script_objects import (
     reduce_cache,
     reduce_cached_property,
     reduce_class,
+    reduce_exception,
     reduce_function,
     reduce_member,
+    reduce_method,
 )
+from .stateful import is_random, refuse_stateful
 
 __all__ = ["FunctionPickles", "dump_arguments", "dump_context", "dump_to", "dump_value", "forked"]
+
+log = logging.getLogger(__name__)
 
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
 _STEADY = frozenset({*_PLAIN, range})
@@ -41,11 +47,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     Args:
         returning: a result is pickled, in which classes and functions of the script are named.
+
+    Attributes:
+        generators: classes of the random generators that were pickled.
     """
 
     def __init__(self, stream: Any, returning: bool) -> None:
         super().__init__(stream)
         self._returning = returning
+        self.generators: set[str] = set()
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (type, FunctionType)):
@@ -57,12 +67,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduce_function(obj, self._returning, reduced)
         if isinstance(obj, Enum):
             return reduce_member(obj)
+        if isinstance(obj, (BuiltinFunctionType, MethodType)):
+            return reduce_method(obj)
+        if isinstance(obj, BaseException):
+            return reduce_exception(obj)
         if isinstance(obj, LRU_CACHE):
             return reduce_cache(obj, self._returning)
         if isinstance(obj, cached_property):
             return reduce_cached_property(obj)
         if isinstance(obj, ContextVar):
             return _reduce_variable(obj)
+        if is_random(obj):
+            self.generators.add(type(obj).__name__)
         if isinstance(obj, CodeType):
             make, args = self.dispatch_table[CodeType](obj)
             return _code, (obj.co_filename, make, args)
@@ -91,9 +107,11 @@ def dump_to(stream: Any, value: Any) -> None:
     _dump(stream, value, returning=True)
 
 
-def _dump(stream: Any, value: Any, returning: bool) -> None:
+def _dump(stream: Any, value: Any, returning: bool) -> set[str]:
+    pickler = _Pickler(stream, returning)
     try:
-        _Pickler(stream, returning).dump(value)
+        pickler.dump(value)
+        return pickler.generators
     except Exception:
         raise
     except BaseException as error:
@@ -207,6 +225,7 @@ class FunctionPickles:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Any, tuple[int, bytes, tuple[Any, ...]]] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[Any, frozenset[str] | None] = WeakKeyDictionary()
+        self._warned: set[str] = set()
         self._numbers = itertools.count(1)
 
     def get(self, name: str, func: Callable[..., Any]) -> tuple[int, bytes]:
@@ -234,10 +253,21 @@ class FunctionPickles:
         self._known[func] = (number, data, references)
         return number, data
 
-    @staticmethod
-    def _dump(name: str, func: Callable[..., Any]) -> bytes:
+    def _dump(self, name: str, func: Callable[..., Any]) -> bytes:
+        refuse_stateful(name, func)
         try:
-            return _dumped(func)
+            buffer = io.BytesIO()
+            generators = _dump(buffer, func, returning=False)
+            if generators and name not in self._warned:
+                self._warned.add(name)
+                log.warning(
+                    "the function of task '%s' takes a random generator of the script along (%s): each call gets a"
+                    " copy of it as it is in the driver, and so the same numbers; make one in the function, from a seed"
+                    " among its arguments",
+                    name,
+                    ", ".join(sorted(generators)),
+                )
+            return buffer.getvalue()
         except Exception as error:
             closure = getattr(func, "__closure__", None) or ()
             names = func.__code__.co_freevars if isinstance(func, FunctionType) else ()

@@ -23,7 +23,10 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from cloudpickle import cloudpickle
 
-__all__ = ["LRU_CACHE", "reduce_cache", "reduce_cached_property", "reduce_class", "reduce_function", "reduce_member"]
+__all__ = [
+    "LRU_CACHE", "is_kept_by_module", "reduce_cache", "reduce_cached_property", "reduce_class", "reduce_exception",
+    "reduce_function", "reduce_member", "reduce_method",
+]  # fmt: skip
 
 # Module, path within it, and qualified name.
 _Home = tuple[str, str, str]
@@ -275,6 +278,58 @@ def _lru_cache(function: Callable[..., Any], maxsize: int | None, typed: bool) -
 def reduce_cached_property(prop: Any) -> Any:
     """Reduce a `functools.cached_property`, which holds a lock before Python 3.12."""
     return type(prop), (prop.func,), {"attrname": prop.attrname, "__doc__": prop.__doc__}
+
+
+def is_kept_by_module(method: Any) -> bool:
+    """Tell whether something is a method of an object that another module keeps, such as `random.random`."""
+    owner = getattr(method, "__self__", None)
+    module = sys.modules.get(str(getattr(type(owner), "__module__", None)))
+    return owner is not None and _is_other(module) and getattr(module, method.__name__, None) is method
+
+
+def _is_other(module: Any) -> bool:
+    return isinstance(module, types.ModuleType) and module.__name__ != "__main__"
+
+
+def reduce_method(method: Any) -> Any:
+    """Reduce a method of an object that another module keeps, or return NotImplemented.
+
+    By name, so that it is that module's own: a copy of its state would begin anew in every call.
+    """
+    if not is_kept_by_module(method):
+        return NotImplemented
+    return _attribute, (type(method.__self__).__module__, method.__name__)
+
+
+def _attribute(module: str, name: str) -> Any:
+    __import__(module)
+    return getattr(sys.modules[module], name)
+
+
+# Set in the flags of a class that was not made in C.
+_HEAP_TYPE = 1 << 9
+
+
+def reduce_exception(error: BaseException) -> Any:
+    """Reduce an exception that only its class says how to make, or return NotImplemented.
+
+    Its `__init__` may take other arguments than those that are in `args`, and has run already.
+    """
+    cls: Any = type(error)
+    of_python = cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is BaseException.__reduce__
+    base = next(each for each in cls.__mro__ if not each.__flags__ & _HEAP_TYPE)
+    if cls is base or not of_python or base.__basicsize__ != BaseException.__basicsize__:
+        return NotImplemented
+    return _exception, (cls, error.args), error.__dict__, None, None, _set_attributes
+
+
+def _exception(cls: Any, args: tuple[Any, ...]) -> Any:
+    return BaseException.__new__(cls, *args)
+
+
+def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
+    # Its class may let nothing be set.
+    error.__dict__.update(attributes)
 
 
 def _with_home(function: Any, returning: bool, reduced: tuple[Any, ...]) -> Any:

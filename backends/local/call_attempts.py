@@ -194,7 +194,7 @@ class FunctionAttempt(Attempt, Call):
             self._fail(SessionError(answer["sandbox_error"]))
         else:
             error = _loaded(answer["exception"]) if "exception" in answer else None
-            told = answer["text"] if error is None else raised_there(error, answer["traceback"])
+            told = answer["traceback"] if error is None else raised_there(error, answer["traceback"])
             self._fail(told, FailureCause.MEMORY if "memory" in answer else FailureCause.EXIT_CODE)
 
     def _fail(self, error: BaseException | str, cause: FailureCause = FailureCause.BACKEND) -> None:
