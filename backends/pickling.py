@@ -15,7 +15,7 @@ from enum import Enum
 from functools import cached_property
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import cloudpickle
 
@@ -77,6 +77,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduce_cached_property(obj)
         if isinstance(obj, ContextVar):
             return _reduce_variable(obj)
+        if type(obj) in (WeakKeyDictionary, WeakValueDictionary):
+            return type(obj), (), None, None, iter(list(obj.items()))
         if is_random(obj):
             self.generators.add(type(obj).__name__)
         if isinstance(obj, CodeType):

@@ -148,8 +148,12 @@ class Pair(NamedTuple):
     b: int = 2
 
 
-class GenericPair(NamedTuple, Generic[T]):
-    a: T
+if sys.version_info >= (3, 11):
+
+    class GenericPair(NamedTuple, Generic[T]):
+        a: T
+else:
+    GenericPair = Pair
 
 
 Point = collections.namedtuple("Point", "x y")
