@@ -23,6 +23,7 @@ from asyncflow_hpc.errors import SerializationError
 
 from .script_objects import (
     LRU_CACHE,
+    TYPES,
     reduce_cache,
     reduce_cached_property,
     reduce_class,
@@ -30,6 +31,7 @@ from .script_objects import (
     reduce_function,
     reduce_member,
     reduce_method,
+    reduce_type,
 )
 from .stateful import is_random, refuse_stateful
 
@@ -73,6 +75,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduce_exception(obj)
         if isinstance(obj, LRU_CACHE):
             return reduce_cache(obj, self._returning)
+        if isinstance(obj, TYPES):
+            return reduce_type(obj, self._returning)
         if isinstance(obj, cached_property):
             return reduce_cached_property(obj)
         if isinstance(obj, ContextVar):

@@ -15,6 +15,7 @@ import pickle
 import sys
 import threading
 import types
+import typing
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from cloudpickle import cloudpickle
 
 __all__ = [
-    "LRU_CACHE", "is_kept_by_module", "reduce_cache", "reduce_cached_property", "reduce_class", "reduce_exception",
-    "reduce_function", "reduce_member", "reduce_method",
+    "LRU_CACHE", "TYPES", "is_kept_by_module", "reduce_cache", "reduce_cached_property", "reduce_class",
+    "reduce_exception", "reduce_function", "reduce_member", "reduce_method", "reduce_type",
 ]  # fmt: skip
 
 # Module, path within it, and qualified name.
@@ -278,6 +279,22 @@ def _lru_cache(function: Callable[..., Any], maxsize: int | None, typed: bool) -
 def reduce_cached_property(prop: Any) -> Any:
     """Reduce a `functools.cached_property`, which holds a lock before Python 3.12."""
     return type(prop), (prop.func,), {"attrname": prop.attrname, "__doc__": prop.__doc__}
+
+
+# These would go by the name that they have in the script.
+TYPES = tuple(
+    getattr(typing, name) for name in ("NewType", "ParamSpec", "TypeVarTuple", "TypeAliasType") if hasattr(typing, name)
+)
+
+
+def reduce_type(value: Any, returning: bool) -> Any:
+    """Reduce what a script has made of `TYPES`, or return NotImplemented where it goes by reference."""
+    module, name = value.__module__, value.__name__
+    if module != "__main__" and getattr(sys.modules.get(module), name, None) is value:
+        return NotImplemented
+    if isinstance(value, typing.NewType):
+        return _with_home(value, returning, (typing.NewType, (name, value.__supertype__), value.__dict__))
+    return type(value), (name, value.__value__) if hasattr(value, "__value__") else (name,)
 
 
 def is_kept_by_module(method: Any) -> bool:

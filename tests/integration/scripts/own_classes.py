@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+UserId = typing.NewType("UserId", int)
+Parameters = typing.ParamSpec("Parameters")
 
 
 class Status(enum.Enum):
@@ -430,6 +432,10 @@ CASES: dict[str, tuple[Any, Any]] = {
             Described().kind(""),
         ),
         repr,
+    ),
+    "types": (
+        lambda: [UserId(3), UserId, UserId.__supertype__, Parameters.__name__],
+        lambda r: (r[0], r[1] is UserId, r[2:]),
     ),
     "described": (lambda: [Described()], of(Described)),
     "single": (lambda: [Single(), Single], identical(SINGLE, Single)),
