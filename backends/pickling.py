@@ -24,6 +24,7 @@ from asyncflow_hpc.errors import SerializationError
 from .script_objects import (
     LRU_CACHE,
     TYPES,
+    is_by_value,
     reduce_cache,
     reduce_cached_property,
     reduce_class,
@@ -43,6 +44,12 @@ _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
 _STEADY = frozenset({*_PLAIN, range})
 _STORE_GLOBAL, _STORE_DEREF = dis.opmap["STORE_GLOBAL"], dis.opmap["STORE_DEREF"]
 
+_WEAK = (WeakKeyDictionary, WeakValueDictionary)
+_SPECIAL = (
+    type, FunctionType, Enum, BuiltinFunctionType, MethodType, BaseException, LRU_CACHE, *TYPES, cached_property,
+    ContextVar, CodeType, *_WEAK,
+)  # fmt: skip
+
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Cloudpickle, and context variables, which keep their identity within a process, and the file names of code.
@@ -51,22 +58,30 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         returning: a result is pickled, in which classes and functions of the script are named.
 
     Attributes:
-        generators: classes of the random generators that were pickled.
+        generators: classes of the random generators that were pickled; None where nobody asks.
     """
 
     def __init__(self, stream: Any, returning: bool) -> None:
         super().__init__(stream)
         self._returning = returning
-        self.generators: set[str] = set()
+        # By id, since a metaclass may say what is equal; they live as long as this does.
+        self._ordinary: set[int] = set()
+        self.generators: set[str] | None = None
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, FunctionType)):
+        if self.generators is not None and is_random(obj):
+            self.generators.add(type(obj).__name__)
+        kind = id(type(obj))
+        if kind in self._ordinary:
+            return NotImplemented
+        if not isinstance(obj, _SPECIAL):
+            self._ordinary.add(kind)
+            return NotImplemented
+        if isinstance(obj, type):
+            return reduce_class(obj, self._returning) if is_by_value(obj) else super().reducer_override(obj)
+        if isinstance(obj, FunctionType):
             reduced = super().reducer_override(obj)
-            if reduced is NotImplemented or len(reduced) < 3:
-                return reduced
-            if isinstance(obj, type):
-                return reduce_class(obj, self._returning)
-            return reduce_function(obj, self._returning, reduced)
+            return reduced if reduced is NotImplemented else reduce_function(obj, self._returning, reduced)
         if isinstance(obj, Enum):
             return reduce_member(obj)
         if isinstance(obj, (BuiltinFunctionType, MethodType)):
@@ -81,14 +96,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduce_cached_property(obj)
         if isinstance(obj, ContextVar):
             return _reduce_variable(obj)
-        if type(obj) in (WeakKeyDictionary, WeakValueDictionary):
-            return type(obj), (), None, None, iter(list(obj.items()))
-        if is_random(obj):
-            self.generators.add(type(obj).__name__)
         if isinstance(obj, CodeType):
             make, args = self.dispatch_table[CodeType](obj)
             return _code, (obj.co_filename, make, args)
-        return super().reducer_override(obj)
+        return (type(obj), (), None, None, iter(list(obj.items()))) if type(obj) in _WEAK else NotImplemented
 
 
 def dump_value(value: Any) -> bytes:
@@ -100,7 +111,7 @@ def _dumped(value: Any, *, returning: bool = False) -> bytes:
     if type(value) in _PLAIN:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     buffer = io.BytesIO()
-    _dump(buffer, value, returning)
+    _dump(_Pickler(buffer, returning), value)
     return buffer.getvalue()
 
 
@@ -110,14 +121,12 @@ def dump_to(stream: Any, value: Any) -> None:
     Args:
         stream: an object with a method `write`.
     """
-    _dump(stream, value, returning=True)
+    _dump(_Pickler(stream, returning=True), value)
 
 
-def _dump(stream: Any, value: Any, returning: bool) -> set[str]:
-    pickler = _Pickler(stream, returning)
+def _dump(pickler: _Pickler, value: Any) -> None:
     try:
         pickler.dump(value)
-        return pickler.generators
     except Exception:
         raise
     except BaseException as error:
@@ -263,15 +272,17 @@ class FunctionPickles:
         refuse_stateful(name, func)
         try:
             buffer = io.BytesIO()
-            generators = _dump(buffer, func, returning=False)
-            if generators and name not in self._warned:
+            pickler = _Pickler(buffer, returning=False)
+            pickler.generators = set()
+            _dump(pickler, func)
+            if pickler.generators and name not in self._warned:
                 self._warned.add(name)
                 log.warning(
                     "the function of task '%s' takes a random generator of the script along (%s): each call gets a"
                     " copy of it as it is in the driver, and so the same numbers; make one in the function, from a seed"
                     " among its arguments",
                     name,
-                    ", ".join(sorted(generators)),
+                    ", ".join(sorted(pickler.generators)),
                 )
             return buffer.getvalue()
         except Exception as error:

@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from cloudpickle import cloudpickle
 
 __all__ = [
-    "LRU_CACHE", "TYPES", "is_kept_by_module", "reduce_cache", "reduce_cached_property", "reduce_class",
+    "LRU_CACHE", "TYPES", "is_by_value", "is_kept_by_module", "reduce_cache", "reduce_cached_property", "reduce_class",
     "reduce_exception", "reduce_function", "reduce_member", "reduce_method", "reduce_type",
 ]  # fmt: skip
 
@@ -33,6 +33,9 @@ __all__ = [
 _Home = tuple[str, str, str]
 
 LRU_CACHE = type(functools.lru_cache(len))
+
+# Set in the flags of a class that was not made in C.
+_HEAP_TYPE = 1 << 9
 
 _lock = threading.RLock()
 _keys: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
@@ -90,6 +93,11 @@ def _own(key: str, name: str, path: str, qualname: str) -> Any:
     if getattr(thing, "__module__", None) != name or getattr(thing, "__qualname__", None) != qualname:
         raise pickle.UnpicklingError(f"module {name!r} has no {path!r} any more")
     return thing
+
+
+def is_by_value(cls: type) -> bool:
+    """Tell whether another process cannot import a class."""
+    return bool(cls.__flags__ & _HEAP_TYPE) and not cloudpickle._should_pickle_by_reference(cls)
 
 
 def reduce_class(cls: Any, returning: bool) -> Any:
@@ -321,10 +329,6 @@ def reduce_method(method: Any) -> Any:
 def _attribute(module: str, name: str) -> Any:
     __import__(module)
     return getattr(sys.modules[module], name)
-
-
-# Set in the flags of a class that was not made in C.
-_HEAP_TYPE = 1 << 9
 
 
 def reduce_exception(error: BaseException) -> Any:
