@@ -249,7 +249,10 @@ def reduce_member(member: Any) -> Any:
 
 
 def _member(cls: Any, name: str) -> Any:
-    return cls.__dict__["_member_map_"][name]
+    members = cls.__dict__.get("_member_map_", {})
+    if name not in members:
+        raise pickle.UnpicklingError(f"{cls.__qualname__} has no member {name!r} any more")
+    return members[name]
 
 
 def reduce_function(function: Any, returning: bool, reduced: tuple[Any, ...]) -> Any:
