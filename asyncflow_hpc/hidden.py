@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import re
 from collections import deque
@@ -22,7 +23,7 @@ _BARRED = (type, ModuleType, CodeType, FrameType)
 _SHOWN = re.compile(r"<(?:Task|Service)Future [a-z]+\.\d+[^>]{0,200}>?")
 
 # What these hold is not the caller's.
-_PACKAGES = frozenset({"asyncflow_hpc", "asyncio", "logging", "threading", "concurrent"})
+_PACKAGES = frozenset({"asyncflow_hpc", "asyncio", "_asyncio", "logging", "threading", "_thread", "concurrent"})
 
 
 def refuse_hidden(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], suspects: Iterable[object]) -> None:
@@ -82,7 +83,10 @@ def _future_in(root: object) -> TaskFuture | None:
             continue
         # Kept, so that no other object gets its id.
         seen[id(value)] = value
-        if str(getattr(type(value), "__module__", "")).partition(".")[0] not in _PACKAGES:
+        if isinstance(value, asyncio.Future):
+            # Of `asyncio.gather`.
+            waiting.extend(getattr(value, "_children", ()))
+        elif str(getattr(type(value), "__module__", "")).partition(".")[0] not in _PACKAGES:
             waiting.extend(_reached(value)[:_MOST])
     return None
 

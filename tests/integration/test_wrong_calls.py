@@ -74,6 +74,7 @@ HIDING: dict[str, Callable[[Any], Any]] = {
     "closure": lambda future: lambda: future,
     "default": lambda future: eval("lambda value=future: value", {"future": future}),
     "method": lambda future: Opaque(future).__init__,  # type: ignore[misc]
+    "gather": lambda future: asyncio.gather(future),
     "in a list": lambda future: [1, Opaque(future)],
     "in a dataclass": lambda future: Plain(Opaque(future)),
 }
