@@ -11,7 +11,7 @@ __all__ = ["UNSEEN", "visible"]
 
 UNSEEN = frozenset({
     "mem_per_rank", "exclusive", "walltime", "queue", "account", "reservation", "qos", "constraint", "retries",
-    "ready_file", "ready_port",
+    "ready_file", "ready_port", "on_oom",
 })  # fmt: skip
 """Keys of a task description that decide where and for how long a task may run, who pays, and what becomes of it."""
 
