@@ -158,6 +158,9 @@ class Attempts:
             changes = policy.escalated(spec.lane.backend.describe(task), number)
             # What the user wrote stays as it is.
             written = {**task["task_backend_specific_kwargs"], **changes}
+            if task["description"].cwd is not None:
+                # Already absolute; the driver may have changed its directory since the call.
+                written["cwd"] = task["description"].cwd
             description = spec.check(written)
             spec.lane.refuse_unrunnable(description)
         except Exception as error:

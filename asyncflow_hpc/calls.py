@@ -14,7 +14,7 @@ from .blocks import BlockScope, current_scope
 from .command import exact
 from .components import BLOCK, FUNCTION, NO_FILES, Spec
 from .data import InputFile, check_files
-from .errors import ArgumentError, CycleError, DescriptionTypeError, EngineClosedError
+from .errors import ArgumentError, CycleError, DescriptionTypeError, EngineClosedError, is_plain_line
 from .futures import ServiceFuture, TaskFuture
 from .linking import check_producers
 from .masking import masked_url
@@ -154,6 +154,8 @@ def checked_workflow(workflow_id: object) -> str:
         return str(workflow_id)
     if not isinstance(workflow_id, str):
         raise ArgumentError(f"workflow_id must be text, not {workflow_id!r}")
+    if not is_plain_line(workflow_id):
+        raise ArgumentError(f"workflow_id must be text of one line without control characters, not {workflow_id!r}")
     return exact(workflow_id)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from .command import exact
-from .errors import ArgumentError, DescriptionTypeError, UnsupportedTaskError
+from .errors import ArgumentError, DescriptionTypeError, UnsupportedTaskError, visible
 from .signatures import Signature
 from .states import TaskState
 from .task import Metadata, Task, TaskDescription
@@ -69,13 +69,16 @@ class Spec:
         self.func = func
         self.lane = lane
         self.is_service = service
-        self.name = exact(getattr(func, "__name__", None) or type(func).__name__)
+        self.name = visible(exact(getattr(func, "__name__", None) or type(func).__name__)).replace("\n", "\\n")
         self.signature = Signature(self.name, func)
         self.is_async = inspect.iscoroutinefunction(func)
         if task_description is not None and not isinstance(task_description, dict):
             raise DescriptionTypeError(f"task_description of '{self.name}' must be a dict, not {task_description!r}")
         self.defaults = {**(task_description or {}), **_default_description(func, self.name)}
         self.description = self.check(self.defaults)
+        if self.description.cwd is not None:
+            # A relative one is relative to where it was written, whatever a call says besides.
+            self.defaults["cwd"] = self.description.cwd
         self.unchecked = kind != BLOCK
         self.template: Task = {
             "uid": "",

@@ -10,6 +10,7 @@ AsyncFlowError
  |    +-- JournalError                                 its journal cannot be read or written
  +-- TaskDescriptionError       (ValueError)           a value in a task description
  |    +-- DescriptionTypeError  (TypeError)            a task description that is no dict, or a value of a wrong type
+ |    +-- TooLargeError        (CommandError)         more than a process can be started with
  +-- CommandError               (ValueError)           an executable or prompt task gave no command or prompt
  +-- CycleError                 (ValueError)           a component would wait for itself
  +-- UnsupportedTaskError       (NotImplementedError)  the backend cannot run such a task
@@ -25,6 +26,7 @@ AsyncFlowError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -54,10 +56,30 @@ __all__ = [
     "SubmitError",
     "TaskDescriptionError",
     "TaskFailedError",
+    "TooLargeError",
     "UnknownBackendError",
     "UnsupportedTaskError",
+    "is_plain_line",
     "nearest",
+    "visible",
 ]
+
+# Control characters but newline and tab, separators of lines and paragraphs, marks that change the direction of text,
+# and surrogates, which UTF-8 cannot hold.
+_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Return a text in which control characters are shown as escapes, such as ``\x1b``, and not obeyed.
+
+    Newlines and tabs stay.
+    """
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def is_plain_line(text: str) -> bool:
+    """Return whether a text is one line that can be written in UTF-8, without control characters."""
+    return "\n" not in text and "\t" not in text and _OBEYED.search(text) is None
 
 
 class AsyncFlowError(Exception):
@@ -65,7 +87,8 @@ class AsyncFlowError(Exception):
 
     def __str__(self) -> str:
         # KeyError would show the repr of the message.
-        return str(self.args[0]) if len(self.args) == 1 else super().__str__()
+        # Names, standard error and words of schedulers are in it: a terminal is to show them, not to obey them.
+        return visible(str(self.args[0]) if len(self.args) == 1 else super().__str__())
 
 
 class EngineClosedError(AsyncFlowError, RuntimeError):
@@ -106,6 +129,10 @@ class DescriptionTypeError(TaskDescriptionError, TypeError):
 
 class CommandError(AsyncFlowError, ValueError):
     """The body of an executable or prompt task returned no command or prompt."""
+
+
+class TooLargeError(TaskDescriptionError, CommandError):
+    """A variable, an argument, a line of shell text, or all together, exceed what a process can be started with."""
 
 
 class CycleError(AsyncFlowError, ValueError):
@@ -216,7 +243,7 @@ class RemoteTraceback(AsyncFlowError):
     """The traceback of an error raised in another process, as text."""
 
     def __str__(self) -> str:
-        return f"\n{self.args[0]}"
+        return f"\n{visible(str(self.args[0]))}"
 
 
 def _rebuild(cls: type[AsyncFlowError], args: tuple[Any, ...], attributes: dict[str, Any]) -> AsyncFlowError:

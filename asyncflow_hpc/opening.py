@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import signals
-from .errors import ArgumentError, ConfigurationError, SessionError
+from .errors import ArgumentError, ConfigurationError, SessionError, is_plain_line
 from .registry import SCHEDULERS, make_backend, takes_site
 from .retries import DEFAULT, as_policy
 from .session import Session
@@ -259,7 +259,11 @@ def _resumed_session(resume: Any, uid: str | None, work_dir: Any) -> Path | None
     asked = os.environ.get(RESUME) if resume is None else os.fspath(resume)
     if not asked:
         return None
-    path = session_dir(work_dir, asked) if "/" not in asked and work_dir is not None else Path(asked).absolute()
+    path = (
+        session_dir(work_dir, asked)
+        if "/" not in asked and work_dir is not None
+        else _printable(Path(asked).absolute())
+    )
     fits = (uid is None or uid == path.name) and (work_dir is None or session_dir(work_dir, path.name) == path)
     if resume is None and fits and path in _from_environment:
         log.warning(
@@ -322,21 +326,28 @@ def session_dir(work_dir: str | os.PathLike[str] | None, uid: str) -> Path:
     """Say where the files of a session go.
 
     Raises:
-        ConfigurationError: the uid would lead out of the working directory, or it is not a path of one line in UTF-8.
+        ConfigurationError: the uid would lead out of the working directory, or the path has control characters or
+            cannot be written in UTF-8.
     """
-    if not uid or uid in (".", "..") or "/" in uid or "\0" in uid:
+    if not uid or uid in (".", "..") or "/" in uid:
         raise ConfigurationError(f"uid {uid!r} cannot name a session directory")
     try:
         path = Path(work_dir or ".").expanduser().absolute() / uid
     except (OSError, RuntimeError) as error:
         raise ConfigurationError(f"work_dir {os.fspath(work_dir or '.')!r} cannot be found: {error}") from error
-    try:
-        # The lock of a session holds its path, and so does a line of a batch script.
-        usable = not set(b"\0\r\n") & set(str(path).encode())
-    except UnicodeEncodeError:
-        usable = False
-    if not usable:
+    return _printable(path)
+
+
+def _printable(path: Path) -> Path:
+    """Return a path that can stand in a line of a script, a lock and a terminal.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    text = str(path)
+    if not is_plain_line(text):
         raise ConfigurationError(
-            f"session directory {str(path)!r} is not a path of one line in UTF-8: choose another work_dir or uid"
+            f"session directory {text!r} must be a path of one line in UTF-8, without control characters: choose"
+            " another work_dir or uid"
         )
     return path

@@ -14,6 +14,7 @@ from .blocks import BlockScope, current_scope
 from .command import argv_of, checked_command, exact
 from .components import BLOCK, PROMPT
 from .errors import CommandError, UnsupportedTaskError
+from .exec_limits import check_command
 from .hidden import refuse_text
 from .linking import link
 
@@ -76,6 +77,7 @@ class Preparing:
                 task["command"] = command = checked_command(spec.name, value)
                 refuse_text(spec.name, command if isinstance(command, str) else " ".join(command))
                 argv = argv_of(command, task["description"].shell)
+                check_command(spec.name, argv, task["description"].environment)
                 task["executable"], task["arguments"] = argv[0], argv[1:]
         except asyncio.CancelledError:
             # Raised by the body itself, unless the future was cancelled already.

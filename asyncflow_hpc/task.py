@@ -11,11 +11,17 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 from .data import OutputFile
-from .errors import DescriptionTypeError, TaskDescriptionError, nearest
+from .errors import DescriptionTypeError, TaskDescriptionError, TooLargeError, nearest
+from .exec_limits import check_environment, check_word
 from .retries import FailedAttempt, RetryPolicy, as_policy
 from .units import parse_memory, parse_walltime
 
-__all__ = ["KEYS", "NAMESPACES", "REPORTED", "Task", "TaskDescription", "command_of", "describe"]
+__all__ = ["KEYS", "NAMESPACES", "OWN_VARIABLES", "REPORTED", "Task", "TaskDescription", "command_of", "describe"]
+
+OWN_VARIABLES = frozenset(
+    f"ASYNCFLOW_{name}" for name in ("TASK_UID", "SESSION", "SANDBOX", "ATTEMPT", "RANK", "SIZE", "MARK")
+)
+"""Variables that a task is given; the last one is the local backend's, by which it finds the processes of a task."""
 
 NAMESPACES = ("slurm", "pbs", "lsf", "radical_pilot")
 
@@ -127,11 +133,22 @@ def _text(value: object) -> str:
         raise TypeError("text")
     if not value or "\0" in value:
         raise ValueError("must not be empty or hold a NUL")
-    return value
+    return check_word(value, "the text")
 
 
 def _path(value: object) -> str:
     return _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _directory(value: object) -> str:
+    path = _path(value)
+    if os.path.isabs(path):
+        return path
+    try:
+        # Joined, and not normalized: ".." behind a link leads elsewhere.
+        return os.path.join(os.getcwd(), path)
+    except OSError as error:
+        raise ValueError(f"is relative, and the driver's current directory cannot be found: {error.strerror}") from None
 
 
 def _program(value: object) -> str:
@@ -174,7 +191,11 @@ def _environment(value: object) -> dict[str, str]:
         if not isinstance(text, (str, int, float, os.PathLike)) or "\0" in str(text):
             # The value itself may be a secret, so it is not shown.
             raise ValueError(f"has a value for {name} that is no text")
-    return {name: os.fspath(text) if isinstance(text, os.PathLike) else str(text) for name, text in value.items()}
+        if name in OWN_VARIABLES:
+            raise ValueError(f"sets {name}, which every task is given by the engine; choose another name")
+    made = {name: os.fspath(text) if isinstance(text, os.PathLike) else str(text) for name, text in value.items()}
+    check_environment(made)
+    return made
 
 
 def _native(value: object) -> dict[str, Any]:
@@ -215,7 +236,9 @@ class TaskDescription:
     qos: str | None = _key(_text, "quality of service")
     constraint: str | None = _key(_text, "features that the nodes must have")
     environment: dict[str, str] = _key(_environment, "environment variables, beside those of the driver", {})
-    cwd: str | None = _key(_path, "directory to run in instead of the sandbox")
+    cwd: str | None = _key(
+        _directory, "directory to run in instead of the sandbox; a relative one is in the driver's current directory"
+    )
     pre_exec: tuple[str, ...] = _key(_lines, "shell lines to run before the command", ())
     post_exec: tuple[str, ...] = _key(_lines, "shell lines to run after the command", ())
     launcher: str | None = _key(_program, "what starts the ranks, such as 'mpiexec' or 'srun'")
@@ -284,6 +307,8 @@ def _parsed(name: str, value: object, parse: Callable[[object], Any]) -> Any:
         return parse(value)
     except TypeError as error:
         raise DescriptionTypeError(f"task_description[{name!r}] must be {error}{_shown(name, value)}") from None
+    except TooLargeError as error:
+        raise TooLargeError(f"task_description[{name!r}]: {error}") from None
     except ValueError as error:
         raise TaskDescriptionError(f"task_description[{name!r}]: {error}{_shown(name, value)}") from None
 

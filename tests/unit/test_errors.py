@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from asyncflow_hpc.errors import (
     TaskFailedError,
     UnknownBackendError,
     nearest,
+    visible,
 )
 from asyncflow_hpc.outcome import text_of
 from asyncflow_hpc.retries import FailedAttempt
@@ -90,6 +92,17 @@ def test_the_text_is_the_message(cls: type[AsyncFlowError], message: str) -> Non
     assert str(pickle.loads(pickle.dumps(cls(message)))) == expected
 
 
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize(
+    "text", ["\x1b[31mred\x1b[0m", "\x9b2J", "a\rb", "\x07\x08\x7f", "\u202etxt.exe", "\udcff", "\0"]
+)
+def test_a_terminal_shows_what_it_would_obey(cls: type[AsyncFlowError], text: str) -> None:
+    for error in (cls(f"ü\t{text}\nend"), pickle.loads(pickle.dumps(cls(f"ü\t{text}\nend")))):
+        shown = f"{error}" + "".join(traceback.format_exception(error))
+        assert shown.replace("\n", "").replace("\t", "").isprintable()
+        assert repr(text)[1:-1] in shown and "ü\t" in shown and error.args[0] == f"ü\t{text}\nend"
+
+
 def test_an_unknown_backend_is_told_plainly() -> None:
     error = UnknownBackendError("no backend is called 'slurn'; did you mean 'slurm'?")
     assert isinstance(error, KeyError)
@@ -127,9 +140,9 @@ def test_a_failed_dependency_keeps_its_root_cause(message: str, names: list[str]
     error = DependencyFailureError(message, names, cause)
     assert error.__cause__ is error.root_cause is cause
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
-        assert str(again) == message and again.failed_dependencies == names
+        assert str(again) == visible(message) and again.args == (message,) and again.failed_dependencies == names
         assert type(again.root_cause) is TaskFailedError
-        assert str(again.root_cause) == root and vars(again.root_cause) == vars(cause)
+        assert str(again.root_cause) == visible(root) and vars(again.root_cause) == vars(cause)
         assert again.__cause__ is again.root_cause
 
 

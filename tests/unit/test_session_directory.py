@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from asyncflow_hpc.errors import ConfigurationError, SessionError
-from asyncflow_hpc.opening import session_dir
+from asyncflow_hpc import WorkflowEngine
+from asyncflow_hpc.calls import checked_workflow
+from asyncflow_hpc.errors import ArgumentError, ConfigurationError, SessionError
 from asyncflow_hpc.session import make_session
 
 
@@ -47,10 +51,46 @@ def test_not_writable(tmp_path: Path) -> None:
     assert "to resume it" in refusal(tmp_path, resumed=True)
 
 
-@pytest.mark.parametrize(
-    ("work_dir", "uid"),
-    [("/tmp/\udcff", "a"), ("/tmp", "\ud800"), ("/tmp", "a\rb"), ("/tmp", "a\nb"), ("/tmp/a\0b", "a")],
-)
-def test_no_path(work_dir: str, uid: str) -> None:
-    with pytest.raises(ConfigurationError, match="path of one line in UTF-8"):
-        session_dir(work_dir, uid)
+CONTROLS = ["\n", "\r", "\t", "\0", "\x1b[31m", "\x7f", "\x9b", "\u2028", "\udcff", "\ud800"]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_no_path(control: str, tmp_path: Path) -> None:
+    place = str(tmp_path / f"new{control}")
+    given: list[dict[str, str]] = [
+        {"uid": f"a{control}", "work_dir": str(tmp_path / "new")},
+        {"uid": "a", "work_dir": place},
+        {"resume": f"{place}/a"},
+        {"resume": f"a{control}", "work_dir": str(tmp_path / "new")},
+    ]
+    for settings in given:
+        with pytest.raises(ConfigurationError, match="path of one line in UTF-8") as caught:
+            asyncio.run(opened(**settings))
+        assert str(caught.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def opened(**settings: str) -> None:
+    await WorkflowEngine.create("local", **settings)
+
+
+@pytest.mark.parametrize("control", [control for control in CONTROLS if control not in "\0\ud800"])
+def test_no_path_of_the_environment(control: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", OPEN]
+    done = subprocess.run(words, env={**os.environ, "ASYNCFLOW_RESUME": f"{tmp_path}/a{control}"}, capture_output=True)
+    assert done.returncode == 1 and b"path of one line in UTF-8" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+OPEN = """\
+import asyncio
+from asyncflow_hpc import WorkflowEngine
+async def main(): await WorkflowEngine.create("local")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_workflow_is_named_in_one_line(control: str) -> None:
+    with pytest.raises(ArgumentError, match="workflow_id must be text of one line"):
+        checked_workflow(f"a{control}b")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncflow_hpc.errors import AsyncFlowError, DescriptionTypeError, TaskDescriptionError
-from asyncflow_hpc.task import NAMESPACES, REPORTED, Task, TaskDescription, describe
+from asyncflow_hpc.task import NAMESPACES, OWN_VARIABLES, REPORTED, Task, TaskDescription, describe
 from asyncflow_hpc.units import parse_memory, parse_walltime
 
 KEYS = [item.name for item in fields(TaskDescription) if item.metadata]
@@ -169,7 +169,11 @@ GOOD: list[tuple[str, Any, Any]] = [
     *((key, value, value) for key in COUNTS_OR_ZERO for value in (0, 1, 8)),
     *((key, value, value) for key in TEXTS for value in ("debug", "a b", "ünïcode", "$X; rm")),
     *((key, " ", " ") for key in TEXTS if key != "launcher"),
-    *((key, value, str(value)) for key in PATHS for value in ("data/x", Path("/a b/c"))),
+    *((key, "/a b/c", "/a b/c") for key in PATHS),
+    *((key, Path("/a b/c"), "/a b/c") for key in PATHS),
+    ("ready_file", "data/x", "data/x"),
+    ("cwd", "data/x", f"{Path.cwd()}/data/x"),
+    ("cwd", Path("../x"), f"{Path.cwd()}/../x"),
     *((key, "module load gcc", ("module load gcc",)) for key in LINES),
     *((key, ["a", "b c\nd"], ("a", "b c\nd")) for key in LINES),
     *((key, ("a",), ("a",)) for key in LINES),
@@ -213,6 +217,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     *(("launcher", value) for value in ("mpiexec '-n", " ")),
     *(("mem_per_rank", value) for value in (0, -1, "", "4X", "0GB")),
     *(("environment", value) for value in ({"": "x"}, {"A=B": "x"}, {"A\0": "x"}, {1: "x"}, {None: "x"})),
+    *(("environment", {name: "x"}) for name in OWN_VARIABLES),
     *(("environment", {"A": value}) for value in (None, [], {}, b"x", "a\0b", object(), Path("a\0b"))),
 ]
 

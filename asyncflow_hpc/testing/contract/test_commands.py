@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from asyncflow_hpc import OutputFile, WorkflowEngine
-from asyncflow_hpc.errors import CommandError, SessionError, TaskFailedError
+from asyncflow_hpc.errors import CommandError, SessionError, TaskDescriptionError, TaskFailedError, TooLargeError
 from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing import BackendUnderTest
 from asyncflow_hpc.testing.waiting import until
@@ -190,6 +190,61 @@ async def test_cwd(flow: WorkflowEngine, root: Path) -> None:
     assert await shell(flow)("pwd", task_description={"cwd": root}) == f"{root}\n"
     with pytest.raises(SessionError, match="nowhere"):
         await shell(flow)("pwd", task_description={"cwd": root / "nowhere"})
+
+
+async def test_a_relative_cwd_is_the_drivers_at_the_call(
+    flow: WorkflowEngine, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    (root / "here").mkdir()
+    future = shell(flow)("pwd", task_description={"cwd": "here"})
+    monkeypatch.chdir("/")
+    assert await future == f"{root}/here\n"
+
+
+@pytest.mark.parametrize("name", ["TASK_UID", "SESSION", "SANDBOX", "ATTEMPT", "RANK", "SIZE"])
+async def test_names_that_a_task_is_given_are_refused(flow: WorkflowEngine, name: str) -> None:
+    with pytest.raises(TaskDescriptionError, match=f"ASYNCFLOW_{name}"):
+        shell(flow)("true", task_description={"environment": {f"ASYNCFLOW_{name}": "1"}})
+    with pytest.raises(TaskDescriptionError, match=f"ASYNCFLOW_{name}"):
+        flow.executable_task(lambda: "true", task_description={"environment": {f"ASYNCFLOW_{name}": "1"}})
+
+
+LARGEST = 131_071
+"""Bytes of the largest argument or variable of a process on Linux, without the NUL."""
+
+
+async def test_the_largest_words_fit(flow: WorkflowEngine) -> None:
+    name = "A_LONG_VARIABLE"
+    around = {"environment": {name: "x" * (LARGEST - len(name) - 1)}}
+    assert await shell(flow)(
+        ["/bin/sh", "-c", "echo ${#A_LONG_VARIABLE} ${#1}", "sh", "x" * LARGEST], task_description=around
+    ) == (f"{LARGEST - len(name) - 1} {LARGEST}\n")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"environment": {"A": "x" * (LARGEST - 1)}},
+        {"environment": {"A": "ü" * (LARGEST // 2)}},
+        {"environment": {f"A{number}": "x" * 1000 for number in range(600)}},
+        {"pre_exec": ["true", "true " + "x" * LARGEST]},
+        {"shell": "/" * (LARGEST + 1)},
+    ],
+)
+async def test_what_no_process_takes_is_refused_at_the_call(flow: WorkflowEngine, description: dict[str, Any]) -> None:
+    with pytest.raises(TooLargeError, match=r"a (process|task) takes at most"):
+        shell(flow)("true", task_description=description)
+
+
+@pytest.mark.parametrize(
+    "command", [["/bin/echo", "x" * (LARGEST + 1)], "echo; " + "x" * LARGEST, ["/bin/echo", *["x" * 1000] * 1100]]
+)
+async def test_a_command_that_no_process_takes(flow: WorkflowEngine, command: Any) -> None:
+    future = shell(flow)(command)
+    with pytest.raises(TooLargeError, match=r"the command of .* takes at most"):
+        await future
+    assert "sandbox" not in future.task
 
 
 @pytest.mark.needs("sandbox")
