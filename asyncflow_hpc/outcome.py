@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import AsyncFlowError, DependencyFailureError, StagingError, SubmitError, TaskFailedError
+from .errors import AsyncFlowError, DependencyFailureError, StagingError, SubmitError, TaskFailedError, visible
 from .retries import FailedAttempt
 from .states import FailureCause
 
 if TYPE_CHECKING:
     from .task import Task
 
-__all__ = ["dependency_failure", "end_not_taken", "failed_attempt", "failure", "submit_error", "text_of"]
+__all__ = ["dependency_failure", "end_not_taken", "failed_attempt", "failure", "short", "submit_error", "text_of"]
 
 STDERR_TAIL = 2000
 
@@ -35,17 +38,69 @@ def failure(task: Any, override: BaseException | str | None = None) -> BaseExcep
     if isinstance(error, (StopIteration, GeneratorExit)) or not isinstance(error, Exception):
         # A future cannot carry StopIteration, and what is no Exception would end the driver.
         return _task_failed(task, text_of(error))
-    if override is None:
-        _add_notes(error, _history(task.get("attempts", ())))
+    if isinstance(error, AsyncFlowError):
+        if override is None:
+            _add_notes(error, _history(task.get("attempts", ())))
+    elif override is None and not _raised_it(task):
+        made = _task_failed(task, text_of(error), error)
+        made.__cause__ = error
+        return made
+    else:
+        _add_notes(error, [_origin(task), *(_history(task.get("attempts", ())) if override is None else ())])
     return error
 
 
-def _task_failed(task: Any, text: str) -> TaskFailedError:
+def _raised_it(task: Any) -> bool:
+    """Return whether what a task failed with can come from its own function, and not from its backend."""
+    return task.get("function") is not None and task.get("cause") != FailureCause.BACKEND
+
+
+def _origin(task: Any) -> str:
+    """Name a task and its arguments in short, for the traceback of what it has raised."""
+    arguments = [short(value) for value in task.get("args", ())]
+    arguments += [f"{name}={short(value)}" for name, value in task.get("kwargs", {}).items()]
+    where = f", in {task['sandbox']}" if task.get("sandbox") else ""
+    return f"raised by {task.get('uid')}: {task.get('name')}({', '.join(arguments)}){where}"
+
+
+class _Short(reprlib.Repr):
+    """Representations of arguments: one short line, whatever their classes do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxother = self.maxstring = self.maxlong = 60
+        self.maxlevel = 3
+
+    def repr_instance(self, value: Any, level: int) -> str:
+        kind = type(value)
+        # It would write down all that the object holds: too much, and a custom one too slow, for a line.
+        if is_dataclass(value) or hasattr(kind, "__array__") or hasattr(kind, "__len__"):
+            return f"<{kind.__name__}>"
+        return super().repr_instance(value, level)
+
+
+_SHORT = _Short()
+
+# User and password in a URL.
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]+@")
+
+
+def short(value: object) -> str:
+    """Return a short representation of an argument, in one line and without the credentials of URLs."""
+    try:
+        text = _SHORT.repr(value)
+    except BaseException:
+        # It is a user's class.
+        text = f"<{type.__repr__(type(value))}>"
+    return visible(_CREDENTIALS.sub("***@", " ".join(text.splitlines())))
+
+
+def _task_failed(task: Any, text: str, error: Exception | None = None) -> TaskFailedError:
     printed, text = task.get("stderr") or "", text.strip("\n")
     stderr = printed[-STDERR_TAIL:]
     code = task.get("exit_code")
     signal = task.get("signal")
-    cause = _cause(task)
+    cause = _cause(task, error)
     attempts = task.get("attempts", ())
     lines = [f"{task.get('uid')} '{task.get('name')}' failed: {_reason(cause, code, signal)}"]
     # A function's exception may be in its standard error, too.
@@ -90,10 +145,11 @@ def _history(attempts: Sequence[FailedAttempt]) -> list[str]:
 
 
 def _add_notes(error: Exception, lines: Sequence[str]) -> None:
-    # Before Python 3.11, and for a class that lets nothing be set, they are in the task's dict alone.
+    # For a class that lets nothing be set, they are in the task's dict alone.
     with suppress(Exception):
-        for line in lines:
-            error.add_note(line)  # type: ignore[attr-defined]
+        notes = getattr(error, "__notes__", [])
+        # One object may be raised by several tasks. Python shows notes from 3.11 on.
+        error.__notes__ = [*notes, *(visible(line) for line in lines if line not in notes)]  # type: ignore[attr-defined]
 
 
 def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttempt:
@@ -113,7 +169,7 @@ def failed_attempt(task: Any, error: BaseException | None = None) -> FailedAttem
         signal=task.get("signal"),
         sandbox=task.get("sandbox"),
         native_id=task.get("native_id"),
-        text=first[:_LINE],
+        text=visible(first)[:_LINE],
     )
 
 
@@ -127,9 +183,9 @@ def _first_of(text: str) -> str:
 
 
 def text_of(said: object) -> str:
-    """Write down an error, or a text that stands for one, whatever its class does."""
+    """Write down an error, or a text that stands for one, whatever its class does; control characters as escapes."""
     try:
-        return f"{type(said).__name__}: {said}" if isinstance(said, BaseException) else str(said or "")
+        return visible(f"{type(said).__name__}: {said}" if isinstance(said, BaseException) else str(said or ""))
     except BaseException:
         # It is a user's class, and even its name may be made by one.
         return type.__repr__(type(said))
@@ -143,7 +199,7 @@ def _cause(task: Any, error: object = None) -> FailureCause:
             return FailureCause.SUBMIT
         if isinstance(error, StagingError):
             return FailureCause.STAGING
-        if isinstance(error, AsyncFlowError):
+        if isinstance(error, AsyncFlowError) or (isinstance(error, Exception) and not _raised_it(task)):
             return FailureCause.BACKEND
         return FailureCause.SIGNAL if task.get("signal") else FailureCause.EXIT_CODE
     try:
@@ -169,7 +225,11 @@ def dependency_failure(name: str, failed: Sequence[str], error: BaseException) -
         error: what the first of them raised.
     """
     root = error.root_cause if isinstance(error, DependencyFailureError) and error.root_cause else error
-    return DependencyFailureError(f"Cannot execute '{name}' due to dependency failure", failed, root)
+    # The last line of a traceback is what many read alone.
+    reason = " ".join(text_of(root).split("\n", 1)[0].split())
+    if len(reason) > _LINE:
+        reason = f"{reason[:_LINE]}..."
+    return DependencyFailureError(f"Cannot execute '{name}' due to dependency failure: {reason}", failed, root)
 
 
 def submit_error(backend: str, task: Any, error: Exception) -> AsyncFlowError:

@@ -122,7 +122,7 @@ def left_by(task: Task, verdict: Verdict, sandbox: str, recorded: bool) -> Left:
     """Read what an attempt has left; blocks as long as the file system does.
 
     Args:
-        recorded: there is a completion record; what it has printed it may have removed by itself, then.
+        recorded: there is a completion record; its standard error it may have removed by itself, then.
     """
     return once_there_is_more(lambda: _read(task, verdict, sandbox, recorded))
 
@@ -136,7 +136,8 @@ def _read(task: Task, verdict: Verdict, sandbox: str, recorded: bool) -> Left:
             if is_short(error):
                 raise
             printed.append("")
-            if not (recorded and isinstance(error, FileNotFoundError)):
+            # Its output is its result; a task that removed it has none to give.
+            if ending == "out" or not (recorded and isinstance(error, FileNotFoundError)):
                 unread = error
     return Left(printed[0], printed[1], unread, result_of(task, verdict, sandbox))
 

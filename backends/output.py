@@ -15,8 +15,11 @@ LIMIT = 64 * 1024 * 1024
 _INLINE = 1024 * 1024
 
 
-def read_output(path: str) -> str | None:
+def read_output(path: str, required: bool = False) -> str | None:
     """Read a small file.
+
+    Args:
+        required: it must be there.
 
     Returns:
         Its text, "" where there is none, or None if it is so large that `read_large` should do it off the loop.
@@ -27,6 +30,8 @@ def read_output(path: str) -> str | None:
     try:
         descriptor = _open(path)
     except FileNotFoundError:
+        if required:
+            raise
         return ""
     with open(descriptor, "rb", buffering=0) as stream:
         data = stream.read(_INLINE + 1)

@@ -30,7 +30,7 @@ from .slots import Grant
 if TYPE_CHECKING:
     from .backend import LocalExecutionBackend
 
-__all__ = ["Attempt"]
+__all__ = ["SANDBOX_REMOVED", "Attempt"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ _LAST_TRIES = 20
 _SERVICE_POLL = 0.05
 _HERE = "127.0.0.1"
 
+SANDBOX_REMOVED = "its sandbox was removed while it ran"
+"""Text of the error of a task without a sandbox at its end."""
+
 
 class Attempt(ABC):
     """What the backend knows of a task that it runs, or that waits for room.
@@ -49,6 +52,7 @@ class Attempt(ABC):
     Attributes:
         number: of the attempt, 0 for the first.
         needs_slots, holds_slots: it counts against the machine's cores; it does so now.
+        leaves_output: its standard output is a file of the sandbox, and its result.
         put_off: the machine had no room for its process when it was to start.
         request: what it needs of them.
         sandbox: directory in which it runs.
@@ -59,6 +63,7 @@ class Attempt(ABC):
     needs_slots = True
     holds_slots = False
     put_off = False
+    leaves_output = False
 
     def __init__(self, backend: LocalExecutionBackend, task: Task, description: TaskDescription) -> None:
         self.backend = backend
@@ -78,6 +83,7 @@ class Attempt(ABC):
         self._ready = False
         self._settling: asyncio.Task[None] | None = None
         self._over = False
+        self._unread: OSError | None = None
 
     @abstractmethod
     def start(self) -> None:
@@ -158,6 +164,11 @@ class Attempt(ABC):
     def _conclude(self, state: TaskState, cause: FailureCause | None = None) -> None:
         """Report the end."""
         self._stop_timers()
+        if self._unread is not None and self.task.get("function") is None and cause in (None, FailureCause.EXIT_CODE):
+            gone = not os.path.isdir(self.sandbox)
+            if gone or state is TaskState.DONE:
+                state, cause = TaskState.FAILED, FailureCause.BACKEND
+                self.task["exception"] = SANDBOX_REMOVED if gone else self._unread
         if self._readiness is not None and state is TaskState.DONE and not self._ready:
             state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
             self.task["exception"] = "the service ended before it was ready"
@@ -179,7 +190,8 @@ class Attempt(ABC):
         out = err = None
         if self._cause is None:
             with suppress(OSError):
-                out, err = (read_output(self._path(ending)) for ending in ("out", "err"))
+                out = read_output(self._path("out"), self.leaves_output)
+                err = read_output(self._path("err"))
         if out is not None and err is not None:
             self.task["stdout"], self.task["stderr"] = out, err
             self.settle_by_judgement(end)
@@ -220,8 +232,12 @@ class Attempt(ABC):
         for key, ending in (("stdout", "out"), ("stderr", "err")):
             try:
                 self.task[key] = await self._off_the_loop(read_large, self._path(ending))  # type: ignore[literal-required]
-            except FileNotFoundError:
+            except OSError as error:
+                if is_short(error):
+                    raise
                 self.task[key] = ""  # type: ignore[literal-required]
+                if not isinstance(error, FileNotFoundError) or (self.leaves_output and ending == "out"):
+                    self._unread = error
 
     def _off_the_loop(self, function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
         return self._loop.run_in_executor(self.backend.threads, function, *arguments)

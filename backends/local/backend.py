@@ -268,6 +268,9 @@ class LocalExecutionBackend(SandboxBackend):
                 asyncio.get_running_loop().call_later(_RETRY, self.start_waiting)
                 return False
             attempt.task["exception"] = error
+            if isinstance(error, OSError):
+                # Not of the function's own.
+                attempt.task["cause"] = FailureCause.BACKEND
             self.ended(attempt, TaskState.FAILED)
         return True
 

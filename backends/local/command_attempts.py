@@ -17,7 +17,7 @@ from ..shortage import is_short
 from ..staging.apply import Survey, perform, survey
 from ..task_script import TaskScript
 from ..verdict import verdict_on
-from .attempts import Attempt
+from .attempts import SANDBOX_REMOVED, Attempt
 from .functions import died_of_memory
 from .launch import launch_line
 from .processes import MARK, Child, End
@@ -31,6 +31,7 @@ _FEW = 256
 class CommandAttempt(Attempt):
     """An executable task: a process in a sandbox."""
 
+    leaves_output = True
     _child: Child | None = None
     _made = False
     _nonce = ""
@@ -179,6 +180,12 @@ class CommandAttempt(Attempt):
             if state is TaskState.DONE or cause is FailureCause.EXIT_CODE:
                 state, cause = TaskState.FAILED, FailureCause.LOST
                 self.task["exception"] = f"it left no completion record; its script ended with {end.exit_code}"
+                # Nothing of the machine was lost: the task would do it again.
+                if not os.path.isdir(self.sandbox):
+                    cause, self.task["exception"] = FailureCause.BACKEND, SANDBOX_REMOVED
+                elif not os.path.isdir(os.path.dirname(record_path(self.sandbox))):
+                    cause = FailureCause.BACKEND
+                    self.task["exception"] = "the directory .asyncflow in its sandbox was removed while it ran"
             self._conclude(state, cause)
             return
         directory, on_oom = self.description.cwd or self.sandbox, self.description.on_oom

@@ -17,6 +17,8 @@ __all__ = ["ScriptedCallAttempt"]
 class ScriptedCallAttempt(CommandAttempt):
     """A function task whose call and result go through files of its sandbox."""
 
+    leaves_output = False
+
     def _links(self) -> Survey | None:
         return None
 

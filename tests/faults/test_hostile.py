@@ -115,7 +115,7 @@ async def test_argument_that_does_not_travel(flow: WorkflowEngine) -> None:
 
 @pytest.mark.parametrize("instead", ["mkdir", "mkfifo"])
 async def test_output_that_is_no_file_any_more(flow: WorkflowEngine, instead: str) -> None:
-    with pytest.raises(OSError, match=r"no file|directory"):
+    with pytest.raises(TaskFailedError, match=r"no file|directory"):
         await shell(flow)(f"rm $ASYNCFLOW_TASK_UID.out; {instead} $ASYNCFLOW_TASK_UID.out")
     assert await shell(flow)("echo next") == "next\n"
 

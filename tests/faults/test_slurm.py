@@ -64,7 +64,7 @@ async def test_own_record_forged_by_the_task(slurm_flow: WorkflowEngine) -> None
 
 @pytest.mark.parametrize("instead", ["mkdir", "mkfifo"])
 async def test_output_that_is_no_file_any_more(slurm_flow: WorkflowEngine, instead: str) -> None:
-    with pytest.raises(OSError, match=r"no file|directory"):
+    with pytest.raises(TaskFailedError, match=r"no file|directory"):
         await shell(slurm_flow)(f"rm $ASYNCFLOW_TASK_UID.out; {instead} $ASYNCFLOW_TASK_UID.out")
 
 

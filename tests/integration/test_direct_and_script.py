@@ -50,6 +50,20 @@ COMMANDS: dict[str, Any] = {
     "files": "mkdir -p 'd d'; echo x >'d d/f'; echo '#!' >prog; chmod 755 prog; ln -s prog lnk; touch -- -n",
     "reads its input": "cat; echo $?",
     "late child": "(sleep 0.2; echo late >late) & echo early",
+    **{
+        f"{damage}; exit {code}": f"cd ..; echo out; echo err >&2; {damage}; exit {code}"
+        for code in (0, 3)
+        for damage in (
+            "rm -r $ASYNCFLOW_TASK_UID",
+            "mv $ASYNCFLOW_TASK_UID $ASYNCFLOW_TASK_UID.moved",
+            "rm -r $ASYNCFLOW_TASK_UID; echo >$ASYNCFLOW_TASK_UID",
+            *(
+                f"cd $ASYNCFLOW_TASK_UID; rm $ASYNCFLOW_TASK_UID.{ending}; {instead} $ASYNCFLOW_TASK_UID.{ending}"
+                for ending in ("out", "err")
+                for instead in (":", "mkdir", "mkfifo", "ln -s nowhere", "ln -s .", "ln -s $ASYNCFLOW_TASK_UID.out")
+            ),
+        )
+    },
 }
 
 

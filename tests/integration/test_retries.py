@@ -173,8 +173,9 @@ async def test_an_error_of_the_function_itself(fails: Fails, root: Path) -> None
     future = await run(fails, root, {"task": ["LOST", own]}, retries=RetryPolicy(2, delay=0))
     assert future.exception() is own
     assert [attempt.cause for attempt in future.task["attempts"]] == ["LOST", "EXIT_CODE"]
-    if hasattr(own, "add_note"):
-        assert own.__notes__ == [str(attempt) for attempt in future.task["attempts"]]
+    origin, *others = own.__notes__  # type: ignore[attr-defined]
+    assert origin == "raised by task.000001: task(), in /s/task.000001.1"
+    assert others == [str(attempt) for attempt in future.task["attempts"]]
 
 
 async def test_exceptions_of_odd_classes(fails: Fails, root: Path) -> None:

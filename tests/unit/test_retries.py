@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asyncflow_hpc import RetryPolicy, TaskDescription
+from asyncflow_hpc import InputFile, RetryPolicy, TaskDescription
 from asyncflow_hpc.errors import (
     ArgumentError,
     AsyncFlowError,
     ConfigurationError,
     DescriptionTypeError,
     TaskDescriptionError,
+    TaskFailedError,
 )
-from asyncflow_hpc.outcome import failed_attempt, failure
+from asyncflow_hpc.outcome import failed_attempt, failure, short
 from asyncflow_hpc.retries import DEFAULT, FailedAttempt, as_policy
 from asyncflow_hpc.states import FailureCause
 
@@ -193,6 +195,47 @@ def test_the_last_error_lists_all() -> None:
 def test_an_error_of_the_function_itself_gets_notes() -> None:
     own = ValueError("mine")
     attempts = tuple(FailedAttempt(number, FailureCause.EXIT_CODE) for number in range(2))
-    assert failure({**TASK, "exception": own, "attempts": attempts}) is own
-    if hasattr(own, "add_note"):
-        assert own.__notes__ == [str(attempt) for attempt in attempts]
+    task = {**TASK, "exception": own, "attempts": attempts, "function": len, "args": ("x",), "kwargs": {"by": 2}}
+    for _ in range(2):
+        assert failure(task) is own
+    origin = "raised by task.000001: solve('x', by=2), in /s/t"
+    assert own.__notes__ == [origin, *[str(attempt) for attempt in attempts]]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("function", [None, len])
+def test_an_error_that_is_not_of_the_function(function: Any) -> None:
+    own = PermissionError(13, "no", "/x")
+    error = failure({**TASK, "exception": own, "function": function, "cause": "BACKEND"})
+    assert isinstance(error, TaskFailedError) and error.__cause__ is own
+    assert error.cause is FailureCause.BACKEND and "PermissionError: [Errno 13] no: '/x'" in str(error)
+    without = failure({**TASK, "exception": own, "function": function})
+    assert without is own if function else isinstance(without, TaskFailedError) and without.cause == "BACKEND"
+
+
+class Hostile:
+    def __repr__(self) -> str:
+        raise SystemExit(3)
+
+
+@dataclass
+class Table:
+    rows: list[int]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1, "1"),
+        ("a\n\x1b[31m", "'a\\n\\x1b[31m'"),
+        (Hostile(), "Hostile"),
+        (Table([1]), "<Table>"),
+        (list(range(10**6)), "[0, 1, 2, 3, 4, 5, ...]"),
+        ("https://me:secret@host/x", "'https://***@host/x'"),
+        ({"url": "ftp://token@host"}, "{'url': 'ftp://***@host'}"),
+        (InputFile("https://me:secret@host/x"), "InputFile('https://***@host/x')"),
+        ([10**5000], "list"),
+    ],
+)
+def test_an_argument_in_short(value: Any, shown: str) -> None:
+    text = short(value)
+    assert shown in text and len(text) < 200 and text.isprintable() and "secret" not in text

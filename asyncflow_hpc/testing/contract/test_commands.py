@@ -391,9 +391,16 @@ async def test_output_not_written(flow: WorkflowEngine) -> None:
 
 async def test_output_that_cannot_be_read_is_no_empty_one(flow: WorkflowEngine) -> None:
     future = shell(flow)('echo out; rm "$ASYNCFLOW_TASK_UID.out"; mkdir "$ASYNCFLOW_TASK_UID.out"')
-    with pytest.raises(OSError, match="is no file any more"):
+    with pytest.raises(TaskFailedError, match="is no file any more") as caught:
         await future
-    assert (future.state, future.task["cause"]) == ("FAILED", FailureCause.BACKEND)
+    assert isinstance(caught.value.__cause__, OSError) and caught.value.exit_code == 0
+    assert (future.state, future.task["cause"], caught.value.cause) == ("FAILED", *[FailureCause.BACKEND] * 2)
+
+
+async def test_output_that_was_removed_is_no_empty_one(flow: WorkflowEngine) -> None:
+    with pytest.raises(TaskFailedError, match=r"\.out") as caught:
+        await shell(flow)('echo out; rm "$ASYNCFLOW_TASK_UID.out"')
+    assert caught.value.cause is FailureCause.BACKEND
 
 
 async def test_large_output_is_exact(flow: WorkflowEngine) -> None:
