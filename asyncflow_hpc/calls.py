@@ -76,6 +76,9 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
         ArgumentError, TaskDescriptionError, UnsupportedTaskError, CycleError, StagingError: nothing was submitted.
     """
     engine, kind = spec.engine, spec.kind
+    for name, (position, default) in spec.file_defaults.items():
+        if name not in kwargs and (position is None or position >= len(args)):
+            kwargs[name] = default
     task = spec.template.copy()
     task["args"], task["kwargs"], task["workflow_id"] = args, kwargs, workflow.get()
     task["task_backend_specific_kwargs"] = dict(spec.defaults)

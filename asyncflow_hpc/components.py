@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from .arguments import scan
 from .command import exact
 from .errors import ArgumentError, DescriptionTypeError, UnsupportedTaskError, visible
 from .signatures import Signature
@@ -39,12 +40,13 @@ class Spec:
         defaults: task description of all its calls, as written.
         description: the same, checked.
         unchecked: whether the backend has not yet been asked if it can run a call that says no more than that.
+        file_defaults: parameters that declare a file or a future by default: position (None: by name only) and default.
         template: what the dicts of all its calls have in common.
     """
 
     __slots__ = (
-        "defaults", "description", "engine", "func", "is_async", "is_service", "kind", "lane", "name", "result_key",
-        "signature", "template", "unchecked",
+        "defaults", "description", "engine", "file_defaults", "func", "is_async", "is_service", "kind", "lane", "name",
+        "result_key", "signature", "template", "unchecked",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,7 @@ class Spec:
             # A relative one is relative to where it was written, whatever a call says besides.
             self.defaults["cwd"] = self.description.cwd
         self.unchecked = kind != BLOCK
+        self.file_defaults = _file_defaults(func) if kind != BLOCK else {}
         self.template: Task = {
             "uid": "",
             "name": self.name,
@@ -129,6 +132,19 @@ def _default_description(func: Callable[..., Any], name: str) -> dict[str, Any]:
             f"default of 'task_description' in function '{name}' must be a dict, not {parameter.default!r}"
         )
     return dict(parameter.default)
+
+
+def _file_defaults(func: Callable[..., Any]) -> dict[str, tuple[int | None, Any]]:
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        item.name: (position if item.kind is item.POSITIONAL_OR_KEYWORD else None, item.default)
+        for position, item in enumerate(parameters)
+        if item.kind in by_name and item.name != "task_description" and scan((item.default,), {}) is not None
+    }
 
 
 class Components(Mapping[str, dict[str, Any]]):

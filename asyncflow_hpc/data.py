@@ -28,6 +28,8 @@ class InputFile:
     What it names is told apart in this order: a URL, the output of the task given by `task`, a path that exists now,
     else the output of another task.
 
+    As text, by `str`, `os.fspath` or in an f-string, it is `filename`: where its task finds it.
+
     Args:
         file: URL, path, or name of another task's output (relative to its sandbox).
         name: where the task finds it, relative to its own sandbox; else an output keeps its path, and all others get
@@ -58,6 +60,8 @@ class InputFile:
         task: TaskFuture | None = None,
         sha256: str | None = None,
     ) -> None:
+        if isinstance(file, InputFile):
+            raise TypeError(f"an InputFile is made of a URL, a path or a name, not of {file!r}")
         text = os.fspath(file)
         if not text:
             raise ValueError("InputFile needs a URL, a path or the name of another task's output; it was given ''")
@@ -94,6 +98,11 @@ class InputFile:
         # Futures stay in the driver.
         return None, {slot: getattr(self, slot) if slot != "task" else None for slot in self.__slots__}
 
+    def __fspath__(self) -> str:
+        return self.filename
+
+    __str__ = __fspath__
+
     def __repr__(self) -> str:
         return f"InputFile({_shown(self.remote_url or self.local_file or self.other_task_file or '')!r})"
 
@@ -104,6 +113,8 @@ def _shown(file: str) -> str:
 
 class OutputFile:
     """A file or directory that a task promises to write.
+
+    As text, by `str`, `os.fspath` or in an f-string, it is `filename`.
 
     Args:
         filename: its path, relative to the task's sandbox.
@@ -133,6 +144,11 @@ class OutputFile:
             into = wanted.endswith("/") or os.path.isdir(wanted)
             place = os.path.abspath(wanted)
             self.target = os.path.join(place, os.path.basename(self.filename)) if into else place
+
+    def __fspath__(self) -> str:
+        return self.filename
+
+    __str__ = __fspath__
 
     def __repr__(self) -> str:
         return f"OutputFile({self.filename!r})"

@@ -13,6 +13,7 @@ from .arguments import substitute
 from .blocks import BlockScope, current_scope
 from .command import argv_of, checked_command, exact
 from .components import BLOCK, PROMPT
+from .data import InputFile, OutputFile
 from .errors import CommandError, UnsupportedTaskError
 from .exec_limits import check_command
 from .hidden import refuse_text
@@ -74,6 +75,8 @@ class Preparing:
             if spec.kind == PROMPT:
                 self._set_prompt(future, value)
             else:
+                if isinstance(value, (list, tuple)):
+                    value = [word.filename if isinstance(word, (InputFile, OutputFile)) else word for word in value]
                 task["command"] = command = checked_command(spec.name, value)
                 refuse_text(spec.name, command if isinstance(command, str) else " ".join(command))
                 argv = argv_of(command, task["description"].shell)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
-from .data import OutputFile
+from .data import InputFile, OutputFile
 from .errors import DescriptionTypeError, TaskDescriptionError, TooLargeError, nearest
 from .exec_limits import check_environment, check_word
 from .retries import FailedAttempt, RetryPolicy, as_policy
@@ -137,7 +137,9 @@ def _text(value: object) -> str:
 
 
 def _path(value: object) -> str:
-    return _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    # Those are for arguments: files of a task description are not staged.
+    plain = isinstance(value, os.PathLike) and not isinstance(value, (InputFile, OutputFile))
+    return _text(os.fspath(value) if plain else value)  # type: ignore[call-overload]
 
 
 def _directory(value: object) -> str:
@@ -188,6 +190,8 @@ def _environment(value: object) -> dict[str, str]:
     for name, text in value.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             raise ValueError(f"has a name that is none: {str(name).partition('=')[0]!r}")
+        if isinstance(text, (InputFile, OutputFile)):
+            raise ValueError(f"has {text!r} for {name}: files are given as arguments of the call; name it by its path")
         if not isinstance(text, (str, int, float, os.PathLike)) or "\0" in str(text):
             # The value itself may be a secret, so it is not shown.
             raise ValueError(f"has a value for {name} that is no text")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncflow_hpc.data import InputFile, OutputFile, check_files, name_in_sandbox
-from asyncflow_hpc.errors import StagingConflictError, StagingError
+from asyncflow_hpc.errors import StagingConflictError, StagingError, TaskDescriptionError
+from asyncflow_hpc.task import TaskDescription
 
 
 def test_what_an_input_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +47,28 @@ def test_what_is_none(make: object) -> None:
     assert callable(make)
     with pytest.raises(ValueError):
         make()
+
+
+def test_a_file_as_text_is_its_name_in_the_sandbox(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    for file, name in (
+        (InputFile(tmp_path / "x"), "x"),
+        (InputFile(tmp_path / "x", name="a/./y"), "a/y"),
+        (InputFile("https://host/a%20b?c"), "a b"),
+        (InputFile("out/x"), "out/x"),
+        (OutputFile("out//x"), "out/x"),
+    ):
+        again = pickle.loads(pickle.dumps(file))
+        assert str(file) == os.fspath(file) == f"{file}" == f"{again}" == name
+    with pytest.raises(TypeError, match="not of InputFile"):
+        InputFile(InputFile("x"))
+
+
+@pytest.mark.parametrize("file", [InputFile("x"), OutputFile("x")])
+def test_a_task_description_stages_nothing(file: Any) -> None:
+    for values in ({"environment": {"A": file}}, {"cwd": file}, {"ready_file": file}):
+        with pytest.raises(TaskDescriptionError):
+            TaskDescription.from_dict(values)
 
 
 def test_an_input_crosses_without_its_future() -> None:

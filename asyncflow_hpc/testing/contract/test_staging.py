@@ -61,6 +61,38 @@ async def test_declared_files_of_hostile_names(either: WorkflowEngine) -> None:
     assert await second == "".join(f"{name}|" for name in HOSTILE)
 
 
+async def test_a_file_is_its_name_in_the_sandbox(flow: WorkflowEngine, root: Path) -> None:
+    (root / "data").write_text("words\n")
+    data, last = InputFile(root / "data"), InputFile(root / "data", name="in/last")
+    out = OutputFile("made/out")
+
+    @flow.executable_task
+    async def write(data: Any = data, out: Any = out) -> str:
+        return f"mkdir made; cat {data} {data} >{out}"
+
+    @flow.executable_task
+    async def join(*files: Any, last: Any = last) -> list[Any]:
+        return ["/bin/cat", *files, last]
+
+    made = write()
+    both = InputFile("made/out", task=made), InputFile("made/out", task=made, name="b")
+    assert await join(*both) == "words\n" * 5
+    assert await join(last=both[0]) == "words\n" * 2
+
+
+@pytest.mark.needs("functions", "processes")
+async def test_a_file_is_its_name_for_a_function(flow: WorkflowEngine, root: Path) -> None:
+    (root / "data").write_text("words\n")
+    data, other = InputFile(root / "data"), InputFile(root / "data", name="in/z")
+
+    @flow.function_task
+    def look(data: Any, *, other: Any = other) -> list[str]:
+        return [str(data), os.fspath(data), f"{other}", Path(data).read_text(), Path(other).read_text()]
+
+    assert await look(data) == ["data", "data", "in/z", "words\n", "words\n"]
+    assert (await look(other, other=data))[:3] == ["in/z", "in/z", "data"]
+
+
 async def test_undeclared_files_come_along(flow: WorkflowEngine) -> None:
     command = shell(flow)
     first = command(f"{writing(*HOSTILE)}; mkdir empty; printf 'echo run' >prog; chmod +x prog; ln -s plain alias")
