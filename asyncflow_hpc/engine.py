@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .attempts import Attempts
+from .closing import cancel_running, finish, report, resume_hint, unfinished
 from .components import BLOCK, FUNCTION
 from .decorators import Decorators
 from .handing_over import HandingOver
@@ -42,9 +43,6 @@ log = logging.getLogger(__name__)
 
 _DONE = TaskState.DONE
 
-# Seconds in which a backend that stays open should have ended the tasks of an engine that closes.
-CANCEL_TIMEOUT = 30
-
 # Seconds that the bodies of blocks may take to clean up at a shutdown.
 BODY_TIMEOUT = 5
 
@@ -73,6 +71,7 @@ class WorkflowEngine(Decorators):
         retries: RetryPolicy,
         max_failures: int | None,
         on_exit: str,
+        on_error: str,
         recording: Recording | None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -83,6 +82,7 @@ class WorkflowEngine(Decorators):
         self.dry_run = dry_run
         self.implicit_data = implicit_data
         self.on_exit = on_exit
+        self.on_error = on_error
         self.log = log
         self.prof = Profiler(log)
         self._ledger = Ledger(self._ready)
@@ -101,6 +101,7 @@ class WorkflowEngine(Decorators):
         self._chores: set[asyncio.Task[Any]] = set()
         self.closing = False
         self._closed: asyncio.Task[None] | None = None
+        self._error: BaseException | None = None
         self._running = self.loop.create_task(self.run(), name=f"{self.uid} run")
 
     @classmethod
@@ -117,6 +118,7 @@ class WorkflowEngine(Decorators):
         max_failures: int | None = None,
         resume: str | os.PathLike[str] | None = None,
         on_exit: str = "cancel",
+        on_error: str = "cancel",
         cache: str | os.PathLike[str] | None = None,
     ) -> Opening:
         """Open an engine: `await` it, or use it in `async with`.
@@ -136,6 +138,8 @@ class WorkflowEngine(Decorators):
             resume: an earlier session, by its directory or by its uid in `work_dir`: what it has done is not done
                 again. None: the one in ASYNCFLOW_RESUME, if that is set.
             on_exit: what a shutdown does with batch jobs: "cancel", or "detach", which leaves them to a resume.
+            on_error: what becomes of unfinished tasks when the body of `async with` raises an exception: "cancel", or
+                "finish", which lets all that was called run to its end first.
             cache: a directory in which sessions leave results to each other; None: each runs all of its tasks.
 
         Raises:
@@ -153,7 +157,12 @@ class WorkflowEngine(Decorators):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.shutdown()
+        self._error = None if isinstance(error, GeneratorExit) else error
+        try:
+            if isinstance(error, Exception) and self.on_error == "finish" and not self.closing:
+                await finish(self._ledger.live, error)
+        finally:
+            await self.shutdown()
 
     @property
     def backend(self) -> Any:
@@ -215,7 +224,8 @@ class WorkflowEngine(Decorators):
             for lane in lanes:
                 lane.cancel()
             if not self.closing:
-                log.warning("the loop ends before engine %s was shut down; ending its tasks", self.uid)
+                hint = resume_hint(self._recording)
+                log.warning("the loop ends before engine %s was shut down; ending its tasks%s", self.uid, hint)
                 self.closing = True
                 self.abandon()
                 signals.forget(self)
@@ -362,14 +372,17 @@ class WorkflowEngine(Decorators):
             if self._recording is not None and not detach:
                 await self._recording.end_forgotten(self.lanes)
             if skip_backends:
-                await self._cancel_running()
+                self._inbox.empty()
+                await cancel_running(self._ledger.live)
             else:
                 await asyncio.gather(*(lane.close(detach) for lane in self.lanes.values()))
             self._running.cancel()
             await asyncio.gather(self._running, *self._chores, return_exceptions=True)
         finally:
+            reason, lost = signals.received() or self._error, unfinished(self._ledger.live)
             signals.stopped(self)
             self._inbox.empty()
+            report(self.uid, lost, reason, self._recording)
             if self._recording is not None:
                 await self._recording.close(self.on_exit == "detach")
             for lane in self.lanes.values():
@@ -381,11 +394,3 @@ class WorkflowEngine(Decorators):
             if stubborn:
                 names = ", ".join(sorted(body.get_name() for body in stubborn))
                 log.warning("bodies that do not end although they were cancelled: %s", names)
-
-    async def _cancel_running(self) -> None:
-        self._inbox.empty()
-        running = [future for future in self._ledger.live.values() if future._submitted]
-        await asyncio.gather(*(future._spec.lane.cancel(future) for future in running))
-        if running:
-            # The next engine numbers its tasks alike, so these must be out of the backend.
-            await asyncio.wait(running, timeout=CANCEL_TIMEOUT)

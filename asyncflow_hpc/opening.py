@@ -52,6 +52,7 @@ _SETTINGS = {
     "work_dir": str | os.PathLike[str] | None,
     "resume": str | os.PathLike[str] | None,
     "on_exit": Literal["cancel", "detach"],
+    "on_error": Literal["cancel", "finish"],
     "cache": str | os.PathLike[str] | None,
 }
 
@@ -189,7 +190,7 @@ class Opening(Coroutine[Any, Any, "WorkflowEngine"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._engine is not None:
-            await self._engine.shutdown()
+            await self._engine.__aexit__(kind, error, trace)
 
 
 async def open_engine(kind: type[WorkflowEngine], backend: Any, settings: dict[str, Any]) -> WorkflowEngine:
@@ -222,6 +223,7 @@ async def open_engine(kind: type[WorkflowEngine], backend: Any, settings: dict[s
             retries=policy,
             max_failures=settings["max_failures"],
             on_exit=settings["on_exit"],
+            on_error=settings["on_error"],
             recording=recording,
         )
         if resumed is not None and settings["resume"] is None:

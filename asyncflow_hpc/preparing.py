@@ -14,7 +14,7 @@ from .blocks import BlockScope, current_scope
 from .command import argv_of, checked_command, exact
 from .components import BLOCK, PROMPT
 from .data import InputFile, OutputFile
-from .errors import CommandError, UnsupportedTaskError
+from .errors import CommandError, EngineClosedError, UnsupportedTaskError
 from .exec_limits import check_command
 from .hidden import refuse_text
 from .linking import link
@@ -97,7 +97,10 @@ class Preparing:
         if self._engine.loop.is_closed():
             # The body is only being thrown away.
             raise error
-        if not future.done():
+        if not future.done() and self._engine.closing and isinstance(error, EngineClosedError):
+            # It began too late, as others that are cancelled.
+            self._engine.handle_task_cancellation(description, future)
+        elif not future.done():
             self._engine.handle_task_failure(description, future, error)
         if isinstance(error, KeyboardInterrupt):
             raise error

@@ -160,6 +160,11 @@ class Recording:
                 log.warning("not called any more, so ended: %s", ", ".join(item.uid for item in left))
                 await lane.backend.end_forgotten([earlier_task(item) for item in left])
 
+    @property
+    def resumable(self) -> Path | None:
+        """The directory of the session; None if nothing has been recorded in it yet."""
+        return self.session.path if self._journal is not None or self.past is not None else None
+
     async def close(self, detached: bool = False) -> None:
         """Record the end, and let go of the session."""
         if self._renewing is not None:

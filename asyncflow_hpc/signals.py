@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine import WorkflowEngine
 
-__all__ = ["forget", "guard", "stopped"]
+__all__ = ["forget", "guard", "received", "stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,10 @@ class _Guard:
             # A callback of its own comes before the user's code wakes up, and no task has to carry what it raises.
             engine.loop.call_soon(_end_by, received)
 
+    def received(self) -> str | None:
+        """Return the name of the signal that shuts the engines down; None if there was none."""
+        return None if self._number is None else self._number.name
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._number is None:
             self._number = signal.Signals(number)
@@ -94,4 +98,5 @@ def _end_by(number: signal.Signals) -> None:
 _guard = _Guard()
 guard = _guard.add
 forget = _guard.forget
+received = _guard.received
 stopped = _guard.stopped
