@@ -94,6 +94,7 @@ def new_component(spec: Spec, number: int, args: tuple[Any, ...], kwargs: dict[s
     if found is not None and kind != BLOCK and (found.inputs or found.outputs):
         check_files(spec.name, found.inputs, found.outputs)
         check_producers(spec.name, found)
+        spec.lane.warn_of_files(spec.name, found)
         task["outputs"] = found.outputs
     scope = current_scope.get()
     if scope is not None:

@@ -105,7 +105,9 @@ class Spec:
         """Check a description against what the backend takes; a foreign backend gets it as it is."""
         capabilities = self.lane.capabilities
         if capabilities is None:
-            return TaskDescription()
+            self.lane.warn_of_description(self.name, values)
+            # Retries are the engine's.
+            return TaskDescription.from_dict({"retries": values.get("retries")} if self.kind != BLOCK else {})
         description = TaskDescription.from_dict(values, capabilities.native_keys)
         self.lane.refuse_unsupported(self, description)
         if self.kind == BLOCK and description.retries is not None:

@@ -86,7 +86,7 @@ class HandingOver:
                 if tasks:
                     tasks = self._wanted(await recording.admit(lane, tasks), recording)
             if tasks and not self._closing():
-                await lane.backend.submit_tasks(tasks)
+                await lane.submit(tasks)
         except Exception as error:
             log.debug("backend '%s' did not take %d tasks", lane.name, len(tasks), exc_info=True)
             for future in [live[task["uid"]] for task in tasks if task["uid"] in live and task["state"] == _SUBMITTED]:

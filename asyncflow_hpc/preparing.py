@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,8 @@ class Preparing:
                 argv = argv_of(command, task["description"].shell)
                 check_command(spec.name, argv, task["description"].environment)
                 task["executable"], task["arguments"] = argv[0], argv[1:]
+                if spec.lane.capabilities is None:
+                    _fit_to_foreign(task, argv, spec.lane.takes_shell)
         except asyncio.CancelledError:
             # Raised by the body itself, unless the future was cancelled already.
             if not future.done():
@@ -179,6 +182,24 @@ class Preparing:
         for body in bodies:
             body.cancel()
         return bodies
+
+
+def _fit_to_foreign(task: Task, argv: list[str], takes_shell: bool) -> None:
+    """Write a command so that a backend of radical.asyncflow or RHAPSODY does not change its meaning.
+
+    Args:
+        argv: that runs it.
+        takes_shell: the backend joins words to text where `shell` is true; where nothing is said, it may be.
+    """
+    native, command = task["task_backend_specific_kwargs"], task["command"]
+    shell = native.get("shell")
+    if shell:
+        if isinstance(shell, str):
+            argv = argv_of(command, shell)
+        text = command if shell is True and isinstance(command, str) else shlex.join(argv)
+        task["executable"], task["arguments"] = text, []
+    elif takes_shell:
+        native["shell"] = False
 
 
 def _call_sync(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
