@@ -63,6 +63,10 @@ def _origin(task: Any) -> str:
     return f"raised by {task.get('uid')}: {task.get('name')}({', '.join(arguments)}){where}"
 
 
+# Of a container that is written down.
+_MEMBERS = 100
+
+
 class _Short(reprlib.Repr):
     """Representations of arguments: one short line, whatever their classes do."""
 
@@ -70,6 +74,12 @@ class _Short(reprlib.Repr):
         super().__init__()
         self.maxother = self.maxstring = self.maxlong = 60
         self.maxlevel = 3
+
+    def repr1(self, value: Any, level: int) -> str:
+        if isinstance(value, (dict, set, frozenset)) and len(value) > _MEMBERS:
+            # They would be sorted first.
+            return f"<{type(value).__name__} of {len(value)}>"
+        return super().repr1(value, level)
 
     def repr_instance(self, value: Any, level: int) -> str:
         kind = type(value)

@@ -231,6 +231,7 @@ class Table:
         (Table([1]), "<Table>"),
         (list(range(10**6)), "[0, 1, 2, 3, 4, 5, ...]"),
         ("https://me:secret@host/x", "'https://***@host/x'"),
+        ({number: object() for number in range(10**5)}, "<dict of 100000>"),
         ({"url": "ftp://token@host"}, "{'url': 'ftp://***@host'}"),
         (InputFile("https://me:secret@host/x"), "InputFile('https://***@host/x')"),
         ([10**5000], "list"),

@@ -408,3 +408,9 @@ async def test_limits_are_held_at_the_call(profile: Profile, no_scheduler: None)
             command(task_description={"account": "a", "walltime": "1:00"})
         assert flow.components == {}, "nothing was submitted"
         assert await group() == "done"
+
+
+def test_a_backend_sets_none_of_the_names_that_a_task_is_given() -> None:
+    for environment in ({"ASYNCFLOW_SIZE": "1"}, {"ASYNCFLOW_TASK_UID": "x"}):
+        with pytest.raises(TaskDescriptionError, match="which every task is given"):
+            PsijExecutionBackend("slurm", defaults={"environment": environment})

@@ -312,6 +312,7 @@ WRONG = {
     'launcher: "mpiexec \'a"': "launcher: No closing quotation",
     "defaults: {queu: x}": "defaults: unknown key 'queu' in task_description; did you mean 'queue'",
     "defaults: {walltime: x}": r"defaults: task_description\['walltime'\]",
+    "defaults: {environment: {ASYNCFLOW_RANK: 1}}": "defaults: .*ASYNCFLOW_RANK, which every task is given",
     "filesystems: [{for: sessions}]": r"filesystems\[0\]\.path is missing",
     "filesystems: [{path: /x, for: food}]": r"filesystems\[0\]\.for is 'food'",
     "sources: [{url: mail, date: 2026-01-01}]": r"sources\[0\]\.url: Expected `str` matching regex",
