@@ -218,5 +218,30 @@ def test_a_signal_ends_it_and_the_session_is_told(root: Path, number: signal.Sig
     assert "to resume it: ASYNCFLOW_RESUME=" in err and (root / "ran").read_text() == "a\n"
 
 
+FORGETS_THE_ENGINE = """\
+flow = await WorkflowEngine.create("local", work_dir="work", uid="session")
+
+@flow.function_task
+def one():
+    return 1
+
+await one()
+raise ValueError("after the first")
+"""
+
+
+def test_an_engine_that_is_not_shut_down_tells_its_session(root: Path) -> None:
+    done = run(root, FORGETS_THE_ENGINE)
+    assert last_line(done) == "ValueError: after the first"
+    assert f"ending its tasks\nsession: {root}/work/session\nto resume it: ASYNCFLOW_RESUME=" in done.stderr
+
+
+def test_a_session_without_a_script_is_resumed_by_an_argument(root: Path) -> None:
+    run(root, FORGETS_THE_ENGINE)
+    words = [sys.executable, "-c", (root / "script.py").read_text().replace("uid=", "uid='new' or ")]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True)
+    assert f"to resume it: WorkflowEngine.create(..., resume={str(root / 'work' / 'new')!r})" in done.stderr
+
+
 def test_on_error_is_checked(root: Path) -> None:
     assert "argument 'on_error'" in last_line(run(root, ENDING, "go on"))
