@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncflow_hpc.backend import BackendCapabilities
-from asyncflow_hpc.errors import ConfigurationError
+from asyncflow_hpc.errors import ConfigurationError, is_plain_line
 from asyncflow_hpc.states import FailureCause, TaskState
 from asyncflow_hpc.task import Task, TaskDescription, describe
 
@@ -109,6 +109,8 @@ class PsijExecutionBackend(SandboxBackend):
         self.scheduler, self.dialect = kind_of(settings.scheduler)
         super().__init__(name or settings.scheduler)
         self._rules = settings.rules
+        if work_dir is not None and not is_plain_line(os.fspath(work_dir)):
+            raise ConfigurationError(f"work_dir {os.fspath(work_dir)!r} must be a path without control characters")
         self._work_dir_of_psij = work_dir
         self._pace = Pace(settings.submit_rate, 4, settings.max_queued, 600.0)
         self._poll_intervals = settings.shortest_interval, settings.poll_interval

@@ -414,3 +414,9 @@ def test_a_backend_sets_none_of_the_names_that_a_task_is_given() -> None:
     for environment in ({"ASYNCFLOW_SIZE": "1"}, {"ASYNCFLOW_TASK_UID": "x"}):
         with pytest.raises(TaskDescriptionError, match="which every task is given"):
             PsijExecutionBackend("slurm", defaults={"environment": environment})
+
+
+@pytest.mark.parametrize("control", ["\n", "\0", "\x1b", "\udcff"])
+def test_a_backend_has_no_directory_with_control_characters(control: str) -> None:
+    with pytest.raises(ConfigurationError, match="without control characters"):
+        PsijExecutionBackend("slurm", work_dir=f"/tmp/a{control}b")
