@@ -6,9 +6,9 @@ import dis
 import io
 import itertools
 import logging
+import os
 import pickle
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
@@ -176,7 +176,7 @@ def dump_context(context: Context) -> list[tuple[bytes, bytes]]:
     return carried
 
 
-_process = uuid.uuid4().hex
+_process = os.urandom(16).hex()
 _sent: dict[ContextVar[Any], tuple[str, ...]] = {}
 _received: dict[tuple[str, ...], ContextVar[Any]] = {}
 
@@ -184,7 +184,7 @@ _received: dict[tuple[str, ...], ContextVar[Any]] = {}
 def forked() -> None:
     """Note that this process is a fork: the context variables that it makes are not those of its siblings."""
     global _process
-    _process = uuid.uuid4().hex
+    _process = os.urandom(16).hex()
 
 
 def _reduce_variable(variable: ContextVar[Any]) -> Any:

@@ -27,12 +27,14 @@ from ..staging.downloads import remote
 from ..staging.fetching import Fetching
 from .attempts import Attempt
 from .call_attempts import FunctionAttempt, ThreadAttempt
+from .captures import remove_captures
 from .command_attempts import CommandAttempt
-from .functions import FunctionWorkers, memory_kills, remove_captures
+from .functions import FunctionWorkers, memory_kills
 from .launch import request_for, visible_gpus
 from .machine import total_memory, usable_cores
+from .plain_calls import PlainFunctions
 from .processes import MARK, kill_marked
-from .script_calls import ScriptedCallAttempt
+from .script_calls import ScriptedCallAttempt, needs_script
 from .slots import Request, Slots
 from .taking_over import end_earlier, leave_mark, take_over
 from .worker_process import Call
@@ -63,7 +65,7 @@ class LocalExecutionBackend(SandboxBackend):
         cores: that may be busy at once; those of the site where None, else those this process may use.
         gpus: how many to hand out; those of the site where None, else none.
         memory: bytes, or text such as "8GB"; that of the machine where None.
-        functions: "process", or "thread" for an executor of `cores` threads.
+        functions: "process" (as in a fresh interpreter), "shared" (they share processes), or "thread" (of an executor).
         scripted: run every task through the run script, as the batch backends do; a rehearsal, and slower.
         site: profile of this machine, by name, path or loaded: its first node type says what nobody says here.
         name: under which an engine knows it.
@@ -80,7 +82,7 @@ class LocalExecutionBackend(SandboxBackend):
         cores: int | None = None,
         gpus: int | None = None,
         memory: int | str | None = None,
-        functions: Literal["process", "thread"] = "process",
+        functions: Literal["process", "shared", "thread"] = "process",
         scripted: bool = False,
         site: str | os.PathLike[str] | Site | None = None,
         name: str = "local",
@@ -95,8 +97,8 @@ class LocalExecutionBackend(SandboxBackend):
             raise ConfigurationError(f"cores of backend '{name}' must be a whole number above zero, not {cores!r}")
         if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0:
             raise ConfigurationError(f"gpus of backend '{name}' must be a whole number, not {gpus!r}")
-        if functions not in ("process", "thread"):
-            raise ConfigurationError(f"functions of backend '{name}' must be 'process' or 'thread', not {functions!r}")
+        if functions not in ("process", "shared", "thread"):
+            raise ConfigurationError(f"functions of backend '{name}' cannot be {functions!r}")
         if executor is not None and not isinstance(executor, Executor):
             raise ConfigurationError(
                 f"executor of backend '{name}' must be a concurrent.futures.Executor, not {executor!r}"
@@ -106,7 +108,8 @@ class LocalExecutionBackend(SandboxBackend):
         self.executor = executor
         self.scripted = scripted
         self.slots = Slots(cores, visible_gpus(gpus), total_memory(name, memory))
-        self.pickles = FunctionPickles()
+        self.pickles, self.plain = FunctionPickles(), PlainFunctions()
+        self._functions = functions
         self._attempts: dict[str, Attempt] = {}
         self._waiting: dict[str, Attempt] = {}
         self._sessions: set[Path] = set()
@@ -117,7 +120,7 @@ class LocalExecutionBackend(SandboxBackend):
         """Get ready for tasks."""
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS
         self.mark = uuid.uuid4().hex
-        self.workers = FunctionWorkers(self.mark, self)
+        self.workers = FunctionWorkers(self.mark, self, shared=self._functions == "shared")
         # Not the loop's own threads: the script's functions may fill those.
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="asyncflow-local")
         self._fetching = Fetching[Attempt](self._fetched)
@@ -195,7 +198,7 @@ class LocalExecutionBackend(SandboxBackend):
             return CommandAttempt(self, task, description)
         if self.executor is not None:
             return ThreadAttempt(self, task, description)
-        if self.scripted or description.pre_exec or description.post_exec:
+        if self.scripted or needs_script(description, self._functions == "process"):
             return ScriptedCallAttempt(self, task, description)
         return FunctionAttempt(self, task, description)
 

@@ -16,10 +16,11 @@ from ..call_results import raised_there, why_left
 from ..calling import described
 from ..pickling import dump_arguments, dump_context, dump_value
 from .attempts import Attempt
+from .captures import capture_path
+from .plain_calls import are_plain
 from .processes import End
 from .taking_over import keep_result
 from .threads import submit_call
-from .worker import capture_path
 from .worker_process import Call, Message
 
 __all__ = ["FunctionAttempt", "ThreadAttempt"]
@@ -37,7 +38,8 @@ class FunctionAttempt(Attempt, Call):
     """A function task: a call in a worker process."""
 
     _message: Message | None = None
-    _unfit = False
+    _answer: dict[str, Any] | None = None
+    _unfit = _returned = False
     _lost = 0
 
     def start(self) -> None:
@@ -84,11 +86,16 @@ class FunctionAttempt(Attempt, Call):
             "sandbox": self.sandbox,
             "cwd": self.description.cwd,
             "environment": self._environment(),
+            "plain": False,
         }
+        context = dump_context(task["context"]) if task.get("context") is not None else []
         if self.plan.stages_in or self.plan.deliveries:
             message["plan"] = self.plan
-        if task.get("context") is not None:
-            message["context"] = dump_context(task["context"])
+        if context:
+            message["context"] = context
+        if self.description.cwd is None and not context and "plan" not in message:
+            values = (*task["args"], *task["kwargs"].values())
+            message["plain"] = self.backend.plain.holds(number, function) and are_plain(values)
         return Message(pickle.dumps(message, pickle.HIGHEST_PROTOCOL), number, data)
 
     def take_over(self, old: Call) -> None:
@@ -127,9 +134,12 @@ class FunctionAttempt(Attempt, Call):
         self._over = True
         self.backend.free(self)
         if isinstance(answer, End):
-            self._answer: dict[str, Any] | None = None
+            self._answer = None
             self._rescue_output()
             self._settle(answer)
+            return
+        if "ended" in answer:
+            self._take_end(answer)
             return
         self._answer = answer
         self.task["max_rss"], self.task["cpu_time"] = answer["max_rss"], answer["cpu_time"]
@@ -137,6 +147,13 @@ class FunctionAttempt(Attempt, Call):
             self.settle_by_judgement(None)
         else:
             self._settle(None)
+
+    def _take_end(self, answer: dict[str, Any]) -> None:
+        """Take the end of the call's own process, which its worker has seen."""
+        code, self._returned = answer["ended"], answer["returned"]
+        self._answer = None
+        self.task["max_rss"], self.task["cpu_time"] = answer["max_rss"], answer["cpu_time"]
+        self._settle(End(code, None) if code >= 0 else End(None, -code))
 
     def _rescue_output(self) -> None:
         session, pid = str(self.backend.session.path), int(self.task["native_id"] or 0)
@@ -153,7 +170,11 @@ class FunctionAttempt(Attempt, Call):
             if state is TaskState.DONE:
                 state, cause = TaskState.FAILED, FailureCause.EXIT_CODE
             if state is TaskState.FAILED and cause is not FailureCause.WALLTIME:
-                self.task["exception"] = "the process that ran the function ended before the function did"
+                self.task["exception"] = (
+                    "the function returned, but its process then failed, in a thread or at its exit"
+                    if self._returned
+                    else "the process that ran the function ended before the function did"
+                )
             self._conclude(state, cause)
         elif "result" in self._answer:
             self._take_result(self._answer["result"])

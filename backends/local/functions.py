@@ -6,16 +6,13 @@ import asyncio
 import signal
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 from .processes import End
 from .slots import Request
-from .worker import capture_path
 from .worker_process import Call, WorkerProcess
 
-__all__ = ["FunctionWorkers", "Queue", "died_of_memory", "memory_kills", "remove_captures"]
+__all__ = ["FunctionWorkers", "Queue", "died_of_memory", "memory_kills"]
 
 # Calls that a worker has ahead at most; it gets more when half of them have begun.
 _DEPTH = 8
@@ -42,10 +39,16 @@ class FunctionWorkers:
     that dies takes the one call with it that it runs.
 
     The caller sees to it that no more calls run at once than there should be workers.
+
+    Args:
+        mark: of the backend.
+        queue: where the calls wait.
+        shared: a worker runs its calls itself, one after the other; if not, it forks a process for each.
     """
 
-    def __init__(self, mark: str, queue: Queue) -> None:
+    def __init__(self, mark: str, queue: Queue, *, shared: bool) -> None:
         self._mark = mark
+        self._server = "worker" if shared else "fork_server"
         self._queue = queue
         self._idle: deque[WorkerProcess] = deque()
         self._busy: dict[WorkerProcess, None] = {}
@@ -75,7 +78,7 @@ class FunctionWorkers:
         call.started(worker.pid)
 
     def _start(self) -> WorkerProcess:
-        worker = WorkerProcess(self._mark, self._answered, self._refill, self._ended)
+        worker = WorkerProcess(self._mark, self._server, self._answered, self._refill, self._ended)
         self._all.add(worker)
         self._gone.clear()
         return worker
@@ -215,15 +218,6 @@ class FunctionWorkers:
         """Kill all workers without waiting."""
         for worker in self._all:
             worker.kill()
-
-
-def remove_captures(session: str, mark: str) -> None:
-    """Remove the files in which workers that have ended kept the output of their calls."""
-    directory = Path(capture_path(session, mark, 0, "out")).parent
-    for path in directory.glob(f"{mark}.*"):
-        path.unlink(missing_ok=True)
-    with suppress(OSError):
-        directory.rmdir()
 
 
 def died_of_memory(end: End, kills_before: int) -> bool:

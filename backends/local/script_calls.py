@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
+
+from asyncflow_hpc.task import TaskDescription
 
 from ..away import PickledCall, runner_argv
 from ..staging.apply import Survey
 from .command_attempts import CommandAttempt
 from .processes import End
 
-__all__ = ["ScriptedCallAttempt"]
+__all__ = ["ScriptedCallAttempt", "needs_script"]
+
+# Python, its dynamic linker and its C library read these when they start: python(1), ld.so(8), locale(7).
+_AT_START = re.compile(r"PYTHON|LD_|DYLD_|LC_|MALLOC_|(LANG|LANGUAGE|LOCPATH|GLIBC_TUNABLES)$")
+
+
+def needs_script(description: TaskDescription, fresh: bool) -> bool:
+    """Tell whether a function needs an interpreter that starts for it alone.
+
+    Args:
+        description: of its task.
+        fresh: it is to have what a fresh interpreter has.
+    """
+    if description.pre_exec or description.post_exec:
+        return True
+    return fresh and any(map(_AT_START.match, description.environment))
 
 
 class ScriptedCallAttempt(CommandAttempt):

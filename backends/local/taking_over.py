@@ -26,7 +26,7 @@ from ..shortage import is_short, once_there_is_more
 from ..staging.apply import deliver_again, missing
 from ..staging.plan import Plan, make_plan
 from ..verdict import Verdict, verdict_on
-from .functions import remove_captures
+from .captures import remove_captures
 from .processes import MARK, kill_marked
 from .worker import ANSWER_FILE
 

@@ -1,4 +1,4 @@
-"""The process that runs function tasks, one after the other; started by `functions.py`."""
+"""The process that runs function tasks, one after the other, and what it has in common with `fork_server.py`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from asyncflow_hpc.data import BOOKKEEPING
 
 from ..calling import Runner, described, end_child, failed, left, load_context
 from ..pickling import dump_value
+from .captures import Captures
 
 if TYPE_CHECKING:
     from ..staging import Plan
 
-__all__ = ["ANSWER", "ANSWER_FILE", "MESSAGE", "TOKEN", "capture_path", "serve"]
+__all__ = [
+    "ANSWER", "ANSWER_FILE", "MESSAGE", "TOKEN",
+    "answer_path", "calls_from", "leave_answer", "serve", "stage_in", "stage_out",
+]  # fmt: skip
 
 # Place of a call, number of its function, lengths in bytes of the pickled call and the pickled function that follow.
 MESSAGE = struct.Struct("=QQQQ")
@@ -37,13 +41,6 @@ _BUFFER = 1 << 16
 
 ANSWER_FILE = "answer.pkl"
 """In the bookkeeping of a call's sandbox: its answer, where there was no driver to take it."""
-
-_STREAMS = ((1, "out"), (2, "err"))
-
-
-def capture_path(session: str, mark: str, pid: int, ending: str) -> str:
-    """Say where a worker of the backend with that mark keeps what its present call prints."""
-    return f"{session}/.asyncflow/{mark}.{pid}.{ending}"
 
 
 def serve(descriptor: int, tokens: int) -> None:
@@ -59,7 +56,7 @@ def serve(descriptor: int, tokens: int) -> None:
     runner, place = Runner(), _Place()
     functions: dict[int, Callable[..., Any]] = {}
     connection = socket.socket(fileno=descriptor)
-    for position, call in _calls(io.BufferedReader(socket.SocketIO(connection, "r"), _BUFFER), tokens):
+    for position, call in calls_from(io.BufferedReader(socket.SocketIO(connection, "r"), _BUFFER), tokens):
         answer = _run(call, place, functions, runner)
         answer["kept"] = call["number"] if call["number"] in functions else 0
         answer["retire"] = place.spoiled or runner.stuck
@@ -69,22 +66,28 @@ def serve(descriptor: int, tokens: int) -> None:
             connection.sendall(ANSWER.pack(position, len(message)) + message)
         except OSError:
             # The driver is gone; one that resumes its session may want to know.
-            _leave_answer(call["sandbox"], message)
+            leave_answer(call["sandbox"], message)
             return
         if answer["retire"]:
             return
 
 
-def _leave_answer(sandbox: str, message: bytes) -> None:
-    own = f"{sandbox}/{BOOKKEEPING}"
+def answer_path(sandbox: str) -> str:
+    """Return where an answer is left that nobody could take."""
+    return f"{sandbox}/{BOOKKEEPING}/{ANSWER_FILE}"
+
+
+def leave_answer(sandbox: str, message: bytes) -> None:
+    """Leave an answer in its sandbox, where no driver is there to take it."""
+    path = answer_path(sandbox)
     with suppress(OSError):
-        os.makedirs(own, 0o700, exist_ok=True)
-        with open(f"{own}/{ANSWER_FILE}.part", "wb") as stream:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        with open(f"{path}.part", "wb") as stream:
             stream.write(message)
-        os.rename(stream.name, f"{own}/{ANSWER_FILE}")
+        os.rename(stream.name, path)
 
 
-def _calls(stream: io.BufferedReader, tokens: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def calls_from(stream: IO[bytes], tokens: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each call, with its place, that the driver has not taken back."""
     taken = 0
     while True:
@@ -129,7 +132,7 @@ def _attempt(
     except OSError as error:
         return {"sandbox_error": f"sandbox {call['sandbox']} cannot be used: {error.strerror}"}
     plan: Plan | None = call.get("plan")
-    failure = _stage_in(plan, call) if plan is not None else None
+    failure = stage_in(plan, call) if plan is not None else None
     answer = _answer(call, functions, runner) if failure is None else failure
     if os.getpid() != place.pid:
         # The function forked, and this is the child come back: the next call is not its to run.
@@ -141,11 +144,11 @@ def _attempt(
         # What was printed belongs to the result: where it cannot be kept, the call has failed.
         return answer if "result" not in answer else failed(error, __file__)
     if plan is not None and "result" in answer:
-        return _stage_out(plan, call) or answer
+        return stage_out(plan, call) or answer
     return answer
 
 
-def _stage_in(plan: Plan, call: dict[str, Any]) -> dict[str, Any] | None:
+def stage_in(plan: Plan, call: dict[str, Any]) -> dict[str, Any] | None:
     """Bring a function its files; returns what went wrong."""
     # Most calls have none, and need not wait for these imports.
     from asyncflow_hpc.errors import StagingError
@@ -161,7 +164,7 @@ def _stage_in(plan: Plan, call: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _stage_out(plan: Plan, call: dict[str, Any]) -> dict[str, Any] | None:
+def stage_out(plan: Plan, call: dict[str, Any]) -> dict[str, Any] | None:
     """Take a function's files to their final places; returns what went wrong."""
     from asyncflow_hpc.errors import StagingError
 
@@ -204,19 +207,13 @@ def _function(call: dict[str, Any], functions: dict[int, Callable[..., Any]]) ->
 
 
 class _Place:
-    """Directory, output and environment of the calls, kept from one to the next as far as they agree.
-
-    Output goes to two files of this worker, which move into the sandbox of a call that has written to them: most calls
-    write nothing, and making two files would cost more than all the rest.
-    """
+    """Directory, output and environment of the calls, kept from one to the next as far as they agree."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.spoiled = False
         self._streams = (sys.stdout, sys.stderr)
-        self._opened: dict[int, tuple[int, int]] = {}
-        self._captures: dict[int, str] = {}
-        self._session = ""
+        self._captures = Captures()
         self._environment: dict[str, str] = {}
         self._before: dict[str, str | None] = {}
 
@@ -226,23 +223,10 @@ class _Place:
         Raises:
             OSError: its sandbox cannot be made, or its output cannot be kept.
         """
-        if call["session"] != self._session:
-            self._session = call["session"]
-            for descriptor, ending in _STREAMS:
-                path = capture_path(self._session, call["mark"], self.pid, ending)
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-                self._captures[descriptor] = path
-                self._open(descriptor)
+        self._captures.open(call["session"], call["mark"])
         os.mkdir(call["sandbox"], 0o700)
         os.chdir(call["cwd"] or call["sandbox"])
         self._set_environment(call["environment"])
-
-    def _open(self, descriptor: int) -> None:
-        opened = os.open(self._captures[descriptor], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        os.dup2(opened, descriptor)
-        os.close(opened)
-        found = os.fstat(descriptor)
-        self._opened[descriptor] = found.st_dev, found.st_ino
 
     def _set_environment(self, environment: dict[str, str]) -> None:
         for name in self._environment.keys() - environment.keys():
@@ -268,10 +252,5 @@ class _Place:
         self.spoiled = (sys.stdout, sys.stderr) != self._streams or signal.getitimer(signal.ITIMER_REAL)[0] > 0
         for stream in self._streams:
             stream.flush()
-        for descriptor, ending in _STREAMS:
-            found = os.fstat(descriptor)
-            if (found.st_dev, found.st_ino) != self._opened[descriptor]:
-                self.spoiled = True
-            if found.st_size:
-                os.rename(self._captures[descriptor], f"{call['sandbox']}/{call['uid']}.{ending}")
-                self._open(descriptor)
+        if not self._captures.hand_over(call["sandbox"], call["uid"]):
+            self.spoiled = True

@@ -81,6 +81,7 @@ class WorkerProcess:
 
     Args:
         mark: of the backend.
+        server: module whose `serve` runs in it.
         on_answer: called with each answer to `call`.
         on_read: called when all that was read has been handled.
         on_end: called when the process has ended; answers may be left to `drain`.
@@ -99,6 +100,7 @@ class WorkerProcess:
     def __init__(
         self,
         mark: str,
+        server: str,
         on_answer: Callable[[WorkerProcess, dict[str, Any]], None],
         on_read: Callable[[WorkerProcess], None],
         on_end: Callable[[WorkerProcess, End], None],
@@ -119,7 +121,7 @@ class WorkerProcess:
             # Open here at both ends: what a dead worker has left in it can still be read.
             self._their_tokens, self._tokens = os.pipe()
             try:
-                self._child = self._start(mark, theirs.fileno())
+                self._child = self._start(mark, server, theirs.fileno())
             except OSError:
                 self._close_tokens()
                 raise
@@ -131,17 +133,19 @@ class WorkerProcess:
         self.pid = self._child.pid
         self._loop.add_reader(self._socket, self._readable)
 
-    def _start(self, mark: str, descriptor: int) -> Child:
+    def _start(self, mark: str, server: str, descriptor: int) -> Child:
         # The worker's end too, which shares this flag: a token is there before its call, or was taken back.
         os.set_blocking(self._their_tokens, False)
         os.set_blocking(self._tokens, False)
         return Child(
-            _command(descriptor, self._their_tokens),
+            _command(server, descriptor, self._their_tokens),
             lambda end: self._on_end(self, end),
             cwd="/",
             # What a function forks keeps this environment, and is found by it.
             env={**os.environb, MARK.encode(): mark.encode()},
             stdin=subprocess.DEVNULL,
+            # No terminal, whatever the driver has: it would change how output is buffered.
+            stdout=subprocess.DEVNULL,
             pass_fds=[descriptor, self._their_tokens],
         )
 
@@ -271,8 +275,10 @@ class WorkerProcess:
         self._child.kill()
 
 
-def _command(descriptor: int, tokens: int) -> list[str]:
+def _command(server: str, descriptor: int, tokens: int) -> list[str]:
     # The driver's search path goes along: it may have been changed, or hold the directory of the main script.
     path = [os.path.abspath(entry) for entry in sys.path]
-    start = f"import sys; sys.path[:] = {path!r}; from {__package__}.worker import serve; serve({descriptor}, {tokens})"
+    start = (
+        f"import sys; sys.path[:] = {path!r}; from {__package__}.{server} import serve; serve({descriptor}, {tokens})"
+    )
     return [sys.executable, "-c", start]

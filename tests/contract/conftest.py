@@ -32,7 +32,10 @@ RAPTOR_PILOTS = PilotPool({"cores": 4}, {"workers": 1, "cores_per_worker": 2}, d
 LEFT: Counter[PilotPool] = Counter()
 
 # Where a backend differs from another one in its functions alone: the modules of tests that are run on it.
-ONLY = {"radical_pilot-raptor": ("test_functions", "test_processes")}
+ONLY = {
+    "local-shared": ("test_functions", "test_processes"),
+    "radical_pilot-raptor": ("test_functions", "test_processes"),
+}
 
 CLUSTERS = {"slurm": CLUSTER, "slurm-accounted": CLUSTER_WITH_ACCOUNTING, "slurm-24.11": CLUSTER_OF_24_11}
 
@@ -44,6 +47,7 @@ def pytest_asyncflow_backends() -> dict[str, BackendUnderTest]:
     room = {"cores": 2, "gpus": 2, "walltime": 0.5}
     backends = {
         "local": BackendUnderTest(lambda: LocalExecutionBackend(cores=2, gpus=2), **room),
+        "local-shared": BackendUnderTest(lambda: LocalExecutionBackend(functions="shared", cores=2, gpus=2), **room),
         "local-script": BackendUnderTest(lambda: LocalExecutionBackend(cores=2, gpus=2, scripted=True), **room),
         "local-thread": BackendUnderTest(
             lambda: LocalExecutionBackend(functions="thread", cores=2, gpus=2), IN_THREADS, **room

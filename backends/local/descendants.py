@@ -1,0 +1,70 @@
+"""What a call of a function leaves running: processes that become children of the one that has forked the call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+__all__ = ["adopt", "end_all"]
+
+# prctl(2).
+_SET_CHILD_SUBREAPER = 36
+
+# Seconds that they have to end after SIGTERM, and after SIGKILL, and between two looks.
+_GRACE, _DYING, _PAUSE = 0.5, 2.0, 0.005
+
+
+def adopt() -> bool:
+    """Become the parent of all descendants that lose theirs, even of daemons; False where there is no such thing."""
+    if sys.platform != "linux":
+        return False
+    try:
+        import ctypes
+    except ImportError:
+        return False
+    adopted: bool = ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    # A call imports it itself, by which its end is told that there may be output of C code to be flushed.
+    for name in ("ctypes", "ctypes._endian"):
+        sys.modules.pop(name, None)
+    return adopted
+
+
+def end_all() -> bool:
+    """End all children of this process; False if some do not end."""
+    if not _left():
+        return True
+    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _DYING)):
+        deadline = time.monotonic() + patience
+        asked: set[int] = set()
+        while time.monotonic() < deadline:
+            for pid in _children() - asked:
+                # A child of ours that nobody has waited for: its pid cannot be another's.
+                os.kill(pid, number)
+                asked.add(pid)
+            if not _left():
+                return True
+            time.sleep(_PAUSE)
+    return False
+
+
+def _left() -> bool:
+    """Wait for those that have ended; returns whether others run."""
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return True
+        except ChildProcessError:
+            return False
+
+
+def _children() -> set[int]:
+    pid = os.getpid()
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as stream:
+            return set(map(int, stream.read().split()))
+    except OSError:
+        import psutil
+
+        return {child.pid for child in psutil.Process().children()}
