@@ -131,6 +131,11 @@ class FunctionAttempt(Attempt, Call):
 
     def answered(self, answer: dict[str, Any] | End) -> None:
         """Take the worker's answer, or the end of the worker that died over it."""
+        if not isinstance(answer, End) and "again" in answer and self._cause is None:
+            # It has not run: the worker was not fit for it.
+            self._stop_timers()
+            self.backend.wait_again(self)
+            return
         self._over = True
         self.backend.free(self)
         if isinstance(answer, End):
@@ -200,8 +205,8 @@ class FunctionAttempt(Attempt, Call):
 
     def _take_failure(self, answer: dict[str, Any]) -> None:
         name = self.task["name"]
-        if self._cause is FailureCause.CANCELLED:
-            self._conclude(TaskState.CANCELED, self._cause)
+        if self._cause is FailureCause.CANCELLED or "again" in answer:
+            self._conclude_cut_short()
         elif "exit" in answer:
             self.task["exit_code"] = answer["exit"]
             self.task["exception"] = why_left(answer)

@@ -17,13 +17,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn
 
 from ..calling import described, failed, left
 from ..pickling import dump_value
 from . import descendants, forked_process
 from .captures import Captures
+from .installed_modules import are_harmless, own_environment
 from .worker import ANSWER, answer_path, calls_from, leave_answer, stage_out
 
 __all__ = ["serve"]
@@ -38,6 +40,9 @@ _POLL = 10
 _BUFFER, _CHUNK = 1 << 16, 1 << 20
 
 _USED_NOTHING: dict[str, Any] = {"max_rss": 0, "cpu_time": 0.0}
+
+# Calls that have imported an installed module until it is imported for all.
+_OFTEN = 2
 
 # Bytes by which a call may raise the peak of this process: beyond, the next ones would be charged with it.
 _GROWTH = 1 << 24
@@ -72,6 +77,9 @@ class _ForkServer:
         self._retire = False
         self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _rss_unit()
         self._descendants = descendants.adopt()
+        self._environment: dict[str, str] | None = None
+        self._wishes_of: dict[str, str] = {}
+        self._wishes: Counter[str] = Counter()
 
     def serve(self) -> None:
         """Answer each call that the driver has not taken back."""
@@ -84,7 +92,7 @@ class _ForkServer:
                 self._functions[number] = call["function"]
             answer = self._answer(call)
             answer["kept"], answer["retire"] = number, self._retire
-            imported = answer.pop("imported", ())
+            imported, installed = answer.pop("imported", ()), answer.pop("installed", ())
             message = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
             try:
                 # Before the next token is taken: so the driver knows that the answer is there when the token is gone.
@@ -97,6 +105,18 @@ class _ForkServer:
                 return
             if imported:
                 forked_process.warm(imported)
+            if installed:
+                self._keep(installed, own_environment(call["environment"]))
+
+    def _keep(self, names: Sequence[str], environment: dict[str, str]) -> None:
+        """Import what calls have imported again and again, if that does no harm."""
+        if environment != self._wishes_of:
+            self._wishes_of, self._wishes = environment, Counter()
+        self._wishes.update(names)
+        often = [name for name in names if self._wishes[name] == _OFTEN]
+        if often and are_harmless(often, environment):
+            forked_process.keep(often, environment)
+            self._environment = environment
 
     def _end(self, *_: object) -> None:
         """End at the request of the driver, but not before the call, which got it too and may take its time."""
@@ -106,6 +126,10 @@ class _ForkServer:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
+        if self._environment not in (None, own_environment(call["environment"])) and not call["plain"]:
+            # The modules that are here have seen another environment.
+            self._retire = True
+            return {"again": True, **_USED_NOTHING}
         try:
             self._captures.open(call["session"], call["mark"])
             if call["plain"]:

@@ -13,15 +13,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from .. import pickling
 from ..calling import Runner, attempt, described, end_child, failed, load_context
+from . import installed_modules
+from .installed_modules import installed, reseed
 from .worker import leave_answer, stage_in
 
-__all__ = ["begin", "leave", "run_call", "warm"]
+__all__ = ["begin", "keep", "leave", "run_call", "warm"]
 
 _STREAMS = (sys.stdout, sys.stderr)
 
@@ -31,9 +33,14 @@ _NEVER_WARM = frozenset(
     {"antigravity", "idlelib", "readline", "rlcompleter", "this", "tkinter", "turtle", "turtledemo"}
 )
 
+# Calls with files need it.
+_STAGING = f"{__package__.rpartition('.')[0]}.staging"
+
 # Modules that were here when this process was forked, or that cannot be; see `warm`.
 _known: set[str] = set()
 _count = 0
+
+_leave: Callable[[int], NoReturn] = os._exit
 
 
 def warm(names: Iterable[str]) -> None:
@@ -47,11 +54,18 @@ def warm(names: Iterable[str]) -> None:
         if not name.startswith("_") and name.partition(".")[0] not in _NEVER_WARM:
             with suppress(Exception):
                 spec = importlib.util.find_spec(name)
-                if spec is not None and _of_the_library(spec.origin):
+                if spec is not None and (_of_the_library(spec.origin) or _is_ours(name)):
                     importlib.import_module(name)
     _know(names)
     gc.collect()
     gc.freeze()
+
+
+def keep(names: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Import installed modules in the process that forks; see `installed_modules.py`."""
+    global _leave
+    _leave = installed_modules.keep(names, environment)
+    _know(names)
 
 
 def _know(names: Iterable[str]) -> None:
@@ -63,6 +77,10 @@ def _know(names: Iterable[str]) -> None:
 def _new_modules() -> list[str]:
     # Most calls import none. Looking at all names would touch, and so copy, a hundred pages of memory.
     return [name for name in sys.modules if name not in _known] if len(sys.modules) != _count else []
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(_STAGING)
 
 
 def _of_the_library(origin: str | None) -> bool:
@@ -88,6 +106,8 @@ def begin(connection: socket.socket, tokens: int, ignored: Iterable[signal.Signa
     os.close(connection.detach())
     os.close(tokens)
     pickling.forked()
+    if _leave is not os._exit:
+        reseed()
 
 
 def run_call(call: dict[str, Any], pipe: int) -> NoReturn:
@@ -99,8 +119,9 @@ def run_call(call: dict[str, Any], pipe: int) -> NoReturn:
         end_child(answer)
     _say_why(answer)
     _flush(answer)
-    if imported := [name for name in _new_modules() if name.partition(".")[0] in _LIBRARY_NAMES]:
-        answer["imported"] = imported
+    if imported := _new_modules():
+        answer["imported"] = [name for name in imported if name.partition(".")[0] in _LIBRARY_NAMES or _is_ours(name)]
+        answer["installed"] = installed(imported)
     if _identity(pipe) == there:
         leave(pipe, answer)
     else:
@@ -199,7 +220,7 @@ def _end() -> NoReturn:
     except (OSError, ValueError):
         # As Python does.
         os._exit(120)
-    os._exit(0)
+    _leave(0)
 
 
 def _foreign_code() -> bool:

@@ -85,7 +85,8 @@ def _is_plain(function: Any, seen: set[int]) -> bool:
         return False
     if not all(type(value) in _SCALARS or _is_plain(value, seen) for value in around):
         return False
-    return _code_is_plain(function.__code__, function.__globals__, seen)
+    code = function.__code__
+    return _code_is_plain(code, frozenset(code.co_freevars), function.__globals__, seen)
 
 
 def _by_value(function: FunctionType) -> bool:
@@ -98,19 +99,21 @@ def _by_value(function: FunctionType) -> bool:
     return function.__module__ == "__main__" or found is not function
 
 
-def _code_is_plain(code: CodeType, variables: dict[str, Any], seen: set[int]) -> bool:
+def _code_is_plain(code: CodeType, around: frozenset[str], variables: dict[str, Any], seen: set[int]) -> bool:
+    """Tell whether code, and that of functions in it, is plain, given the names of variables that outlive it."""
     for instruction in dis.get_instructions(code):
         operation, name = instruction.opname, instruction.argval
         if any(word in operation for word in _FOREIGN):
             return False
-        if operation == "STORE_DEREF" and name in code.co_freevars:
+        if operation in ("STORE_DEREF", "DELETE_DEREF") and name in around:
             return False
         if operation in ("LOAD_GLOBAL", "LOAD_NAME"):
             if not _is_safe(name, variables, seen):
                 return False
         elif isinstance(name, str) and name in code.co_names and name.startswith(_WAYS_OUT):
             return False
-    return all(_code_is_plain(value, variables, seen) for value in code.co_consts if isinstance(value, CodeType))
+    inner = [value for value in code.co_consts if isinstance(value, CodeType)]
+    return all(_code_is_plain(value, around, variables, seen) for value in inner)
 
 
 def _is_safe(name: str, variables: dict[str, Any], seen: set[int]) -> bool:
