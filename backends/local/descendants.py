@@ -6,11 +6,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
-__all__ = ["adopt", "end_all"]
+__all__ = ["adopt", "die_with", "end_all"]
 
 # prctl(2).
-_SET_CHILD_SUBREAPER = 36
+_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
+_KILL = int(signal.SIGKILL)
+
+_prctl: Callable[[int, int], int] | None = None
 
 # Seconds that they have to end after SIGTERM, and after SIGKILL, and between two looks.
 _GRACE, _DYING, _PAUSE = 0.5, 2.0, 0.005
@@ -18,17 +22,27 @@ _GRACE, _DYING, _PAUSE = 0.5, 2.0, 0.005
 
 def adopt() -> bool:
     """Become the parent of all descendants that lose theirs, even of daemons; False where there is no such thing."""
+    global _prctl
     if sys.platform != "linux":
         return False
     try:
         import ctypes
     except ImportError:
         return False
-    adopted: bool = ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    prctl = ctypes.CDLL(None).prctl
+    prctl.argtypes = [ctypes.c_int, ctypes.c_ulong]
+    _prctl = prctl
     # A call imports it itself, by which its end is told that there may be output of C code to be flushed.
     for name in ("ctypes", "ctypes._endian"):
         sys.modules.pop(name, None)
-    return adopted
+    return prctl(_SET_CHILD_SUBREAPER, 1) == 0  # type: ignore[no-any-return]
+
+
+def die_with(parent: int) -> None:
+    """Let this process be killed when its parent ends, even if it leaves its process group."""
+    if _prctl is not None and _prctl(_SET_PDEATHSIG, _KILL) == 0 and os.getppid() != parent:
+        # It was too fast.
+        os.kill(os.getpid(), _KILL)
 
 
 def end_all() -> bool:

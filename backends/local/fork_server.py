@@ -73,7 +73,7 @@ class _ForkServer:
         self._captures = Captures()
         self._functions: dict[int, bytes] = {}
         self._plain: dict[int, Callable[..., Any]] = {}
-        self._child = 0
+        self._pid, self._child = os.getpid(), 0
         self._retire = False
         self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _rss_unit()
         self._descendants = descendants.adopt()
@@ -124,6 +124,9 @@ class _ForkServer:
         if not self._child:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
+        elif os.getpgid(self._child) != self._pid:
+            # It has left the group, and so did not get it.
+            os.kill(self._child, signal.SIGTERM)
 
     def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
         if self._environment not in (None, own_environment(call["environment"])) and not call["plain"]:
@@ -233,11 +236,11 @@ class _ForkServer:
         return answer
 
     def _become_call(self, call: dict[str, Any], pipe: int) -> NoReturn:
-        forked_process.begin(self._connection, self._tokens, _IGNORED)
+        forked_process.begin(self._pid, self._connection, self._tokens, _IGNORED)
         forked_process.run_call({**call, "function": self._functions.get(call["number"], call["function"])}, pipe)
 
     def _become_delivery(self, call: dict[str, Any], pipe: int) -> NoReturn:
-        forked_process.begin(self._connection, self._tokens, _IGNORED)
+        forked_process.begin(self._pid, self._connection, self._tokens, _IGNORED)
         forked_process.leave(pipe, stage_out(call["plan"], call) or {"result": b""})
         os._exit(0)
 

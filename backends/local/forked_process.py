@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from .. import pickling
 from ..calling import Runner, attempt, described, end_child, failed, load_context
-from . import installed_modules
+from . import descendants, installed_modules
 from .installed_modules import installed, reseed
 from .worker import leave_answer, stage_in
 
@@ -89,10 +89,11 @@ def _of_the_library(origin: str | None) -> bool:
     return origin is not None and origin.startswith(_LIBRARY) and "-packages" not in origin
 
 
-def begin(connection: socket.socket, tokens: int, ignored: Iterable[signal.Signals]) -> None:
+def begin(server: int, connection: socket.socket, tokens: int, ignored: Iterable[signal.Signals]) -> None:
     """Leave behind what is the server's alone.
 
     Args:
+        server: its process id.
         connection: to the driver.
         tokens: of the server.
         ignored: signals that it ignores; it handles SIGTERM.
@@ -101,6 +102,7 @@ def begin(connection: socket.socket, tokens: int, ignored: Iterable[signal.Signa
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    descendants.die_with(server)
     # What is here now is no business of the call's collections, nor of its end.
     gc.freeze()
     os.close(connection.detach())

@@ -130,19 +130,31 @@ async def test_a_function_that_closes_all_descriptors(flow: WorkflowEngine) -> N
     assert await flow.function_task(closes)() == "closed"
 
 
-async def test_a_killed_worker_takes_its_call_along(flow: WorkflowEngine, tmp_path: Path) -> None:
-    def sleeps(path: str) -> None:
+@pytest.mark.parametrize("leaves", [False, True], ids=["in its group", "with a session of its own"])
+@pytest.mark.parametrize("way", ["kill", "cancel", "stubborn"])
+async def test_a_call_ends_with_its_worker(flow: WorkflowEngine, tmp_path: Path, way: str, leaves: bool) -> None:
+    def sleeps(path: str, leaves: bool, stubborn: bool) -> None:
+        if leaves:
+            os.setsid()
+        if stubborn:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         Path(path, "part").write_text(str(os.getpid()))
         Path(path, "part").rename(Path(path, "pid"))
         time.sleep(600)
 
-    future = flow.function_task(sleeps)(str(tmp_path))
+    future = flow.function_task(sleeps)(str(tmp_path), leaves, way == "stubborn")
     await until((tmp_path / "pid").exists)
-    os.kill(int(future.task["native_id"]), signal.SIGKILL)
-    with pytest.raises(TaskFailedError) as caught:
-        await future
-    assert caught.value.cause is FailureCause.SIGNAL
+    if way == "kill":
+        os.kill(int(future.task["native_id"]), signal.SIGKILL)
+        with pytest.raises(TaskFailedError) as caught:
+            await future
+        assert caught.value.cause is FailureCause.SIGNAL
+    else:
+        future.cancel()
+        await asyncio.wait([future])
+        assert future.cancelled()
     await until(lambda: gone(int((tmp_path / "pid").read_text())))
+    assert await flow.function_task(os.getpid)() > 0
 
 
 async def test_time_to_end(flow: WorkflowEngine, tmp_path: Path) -> None:
