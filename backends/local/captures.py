@@ -30,13 +30,18 @@ def remove_captures(session: str, mark: str) -> None:
 
 
 class Captures:
-    """The standard output and error of a worker process."""
+    """The standard output and error of a worker process.
+
+    Attributes:
+        opened: how often a file was opened.
+    """
 
     def __init__(self) -> None:
+        self.opened = 0
         self._pid = os.getpid()
         self._session = ""
         self._paths: dict[int, str] = {}
-        self._opened: dict[int, tuple[int, int]] = {}
+        self._files: dict[int, tuple[int, int]] = {}
 
     def open(self, session: str, mark: str) -> None:
         """Open the files of a session.
@@ -57,8 +62,9 @@ class Captures:
         opened = os.open(self._paths[descriptor], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
+        self.opened += 1
         found = os.fstat(descriptor)
-        self._opened[descriptor] = found.st_dev, found.st_ino
+        self._files[descriptor] = found.st_dev, found.st_ino
 
     def hand_over(self, sandbox: str, uid: str) -> bool:
         """Move what was written into a sandbox.
@@ -72,7 +78,7 @@ class Captures:
         intact = True
         for descriptor, ending in _STREAMS:
             found = os.fstat(descriptor)
-            if (found.st_dev, found.st_ino) != self._opened[descriptor]:
+            if (found.st_dev, found.st_ino) != self._files[descriptor]:
                 intact = False
             if found.st_size:
                 os.rename(self._paths[descriptor], f"{sandbox}/{uid}.{ending}")

@@ -19,14 +19,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 from ..calling import described, failed, left
 from ..pickling import dump_value
 from . import descendants, forked_process
 from .captures import Captures
 from .installed_modules import are_harmless, own_environment
-from .worker import ANSWER, answer_path, calls_from, leave_answer, stage_out
+from .worker import ANSWER, answer_path, calls_from, leave_answer
 
 __all__ = ["serve"]
 
@@ -43,6 +43,9 @@ _USED_NOTHING: dict[str, Any] = {"max_rss": 0, "cpu_time": 0.0}
 
 # Calls that have imported an installed module until it is imported for all.
 _OFTEN = 2
+
+# Bytes of a call that is given to a process which waits; one that is forked for a larger call has it already.
+_SMALL = 1 << 16
 
 # Bytes by which a call may raise the peak of this process: beyond, the next ones would be charged with it.
 _GROWTH = 1 << 24
@@ -66,6 +69,15 @@ def serve(descriptor: int, tokens: int) -> None:
     server.serve()
 
 
+class _Child(NamedTuple):
+    """A process of a call, its two pipes, and how often the captures had been opened when it was forked."""
+
+    pid: int
+    answer: int
+    feed: int
+    captures: int
+
+
 class _ForkServer:
     def __init__(self, connection: socket.socket, tokens: int) -> None:
         self._connection, self._tokens = connection, tokens
@@ -77,6 +89,7 @@ class _ForkServer:
         self._retire = False
         self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _rss_unit()
         self._descendants = descendants.adopt()
+        self._spare: _Child | None = None
         self._environment: dict[str, str] | None = None
         self._wishes_of: dict[str, str] = {}
         self._wishes: Counter[str] = Counter()
@@ -107,6 +120,8 @@ class _ForkServer:
                 forked_process.warm(imported)
             if installed:
                 self._keep(installed, own_environment(call["environment"]))
+            if not call["plain"]:
+                self._prepare()
 
     def _keep(self, names: Sequence[str], environment: dict[str, str]) -> None:
         """Import what calls have imported again and again, if that does no harm."""
@@ -139,7 +154,7 @@ class _ForkServer:
                 os.mkdir(call["sandbox"], 0o700)
         except OSError as error:
             return {"sandbox_error": f"sandbox {call['sandbox']} cannot be used: {error.strerror}", **_USED_NOTHING}
-        answer = self._run_here(call) if call["plain"] else self._run_forked(call, self._become_call)
+        answer = self._run_here(call) if call["plain"] else self._run_forked(call)
         try:
             self._captures.hand_over(call["sandbox"], call["uid"])
         except OSError as error:
@@ -150,7 +165,7 @@ class _ForkServer:
                 answer |= failed(error, __file__)
         plan = call.get("plan")
         if plan is not None and plan.deliveries and "result" in answer:
-            delivered = self._run_forked(call, self._become_delivery)
+            delivered = self._run_forked({**call, "deliver": True})
             if "result" not in delivered:
                 return {**delivered, "max_rss": answer["max_rss"], "cpu_time": answer["cpu_time"]}
         return answer
@@ -189,27 +204,68 @@ class _ForkServer:
         except BaseException as error:
             return {"unpicklable": f"its result, a {type(result).__name__}, cannot be pickled: {described(error)}"}
 
-    def _run_forked(self, call: dict[str, Any], become: Callable[[dict[str, Any], int], NoReturn]) -> dict[str, Any]:
-        ours, theirs = os.pipe()
+    def _run_forked(self, call: dict[str, Any]) -> dict[str, Any]:
+        function = self._functions.get(call["number"], call["function"])
+        call = {**call, "function": function}
         try:
-            pid = self._fork()
+            child = self._spare_for(call) or self._fork_for(call)
         except OSError as error:
-            os.close(ours)
-            os.close(theirs)
             return {"sandbox_error": f"no process can be forked for the call: {error.strerror}", **_USED_NOTHING}
-        if pid == 0:
-            os.close(ours)
-            become(call, theirs)
-        self._child = pid
-        os.close(theirs)
+        self._child = child.pid
         if self._retire:
             # The request to end came too early for it.
-            os.kill(pid, signal.SIGTERM)
+            os.kill(child.pid, signal.SIGTERM)
         try:
-            data = _read_until_end(ours, pid)
+            data = _read_until_end(child.answer, child.pid)
         finally:
-            os.close(ours)
-        return self._reap(pid, data or _left_in(call["sandbox"]))
+            os.close(child.answer)
+        return self._reap(child.pid, data or _left_in(call["sandbox"]))
+
+    def _prepare(self) -> None:
+        """Fork the process of the next call before that comes."""
+        try:
+            self._spare = self._fork_for(None)
+        except OSError:
+            # There may be room when it comes.
+            self._spare = None
+
+    def _spare_for(self, call: dict[str, Any]) -> _Child | None:
+        """Give a call to the process that waits for one; None if there is none, or it is of no use."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        data = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+        fits = len(data) <= _SMALL and spare.captures == self._captures.opened and not _has_ended(spare.pid)
+        try:
+            with open(spare.feed, "wb", buffering=0) as feed:
+                if fits and feed.write(data) == len(data):
+                    return spare
+        except BrokenPipeError:
+            # It was killed.
+            pass
+        os.close(spare.answer)
+        os.kill(spare.pid, signal.SIGKILL)
+        os.waitpid(spare.pid, 0)
+        return None
+
+    def _fork_for(self, call: dict[str, Any] | None) -> _Child:
+        """Fork a process for a call, or for one that it gets later."""
+        pipes = [os.pipe(), os.pipe()]
+        (answer, theirs), (waiting, feed) = pipes
+        try:
+            pid = self._fork()
+        except OSError:
+            for descriptor in (answer, theirs, waiting, feed):
+                os.close(descriptor)
+            raise
+        if pid == 0:
+            os.close(answer)
+            os.close(feed)
+            forked_process.begin(self._pid, self._connection, self._tokens, _IGNORED)
+            forked_process.run(call, waiting, theirs)
+        os.close(theirs)
+        os.close(waiting)
+        return _Child(pid, answer, feed, self._captures.opened)
 
     def _fork(self) -> int:
         deadline = time.monotonic() + _PATIENCE
@@ -234,15 +290,6 @@ class _ForkServer:
         answer["cpu_time"] = used.ru_utime + used.ru_stime
         answer["max_rss"] = used.ru_maxrss * _rss_unit()
         return answer
-
-    def _become_call(self, call: dict[str, Any], pipe: int) -> NoReturn:
-        forked_process.begin(self._pid, self._connection, self._tokens, _IGNORED)
-        forked_process.run_call({**call, "function": self._functions.get(call["number"], call["function"])}, pipe)
-
-    def _become_delivery(self, call: dict[str, Any], pipe: int) -> NoReturn:
-        forked_process.begin(self._pid, self._connection, self._tokens, _IGNORED)
-        forked_process.leave(pipe, stage_out(call["plan"], call) or {"result": b""})
-        os._exit(0)
 
 
 def _read_until_end(pipe: int, pid: int) -> bytearray:

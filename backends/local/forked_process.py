@@ -21,9 +21,9 @@ from .. import pickling
 from ..calling import Runner, attempt, described, end_child, failed, load_context
 from . import descendants, installed_modules
 from .installed_modules import installed, reseed
-from .worker import leave_answer, stage_in
+from .worker import leave_answer, stage_in, stage_out
 
-__all__ = ["begin", "keep", "leave", "run_call", "warm"]
+__all__ = ["begin", "keep", "run", "warm"]
 
 _STREAMS = (sys.stdout, sys.stderr)
 
@@ -112,8 +112,19 @@ def begin(server: int, connection: socket.socket, tokens: int, ignored: Iterable
         reseed()
 
 
-def run_call(call: dict[str, Any], pipe: int) -> NoReturn:
-    """Run a call, send its answer and end."""
+def run(call: dict[str, Any] | None, feed: int, pipe: int) -> NoReturn:
+    """Run a call, or the delivery of its files, send its answer and end.
+
+    Args:
+        call: None where it comes later.
+        feed: pipe from which it comes then.
+        pipe: for the answer.
+    """
+    call = call or _awaited(feed)
+    os.close(feed)
+    if "deliver" in call:
+        _send(pipe, stage_out(call["plan"], call) or {"result": b""})
+        os._exit(0)
     own, there = os.getpid(), _identity(pipe)
     answer = _attempt(call)
     if os.getpid() != own:
@@ -125,11 +136,21 @@ def run_call(call: dict[str, Any], pipe: int) -> NoReturn:
         answer["imported"] = [name for name in imported if name.partition(".")[0] in _LIBRARY_NAMES or _is_ours(name)]
         answer["installed"] = installed(imported)
     if _identity(pipe) == there:
-        leave(pipe, answer)
+        _send(pipe, answer)
     else:
         # The function has closed it.
         leave_answer(call["sandbox"], pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
     _end()
+
+
+def _awaited(feed: int) -> dict[str, Any]:
+    with open(feed, "rb", closefd=False) as stream:
+        data = stream.read()
+    if not data:
+        # The server has no use for this process.
+        os._exit(0)
+    call: dict[str, Any] = pickle.loads(data)
+    return call
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:
@@ -194,8 +215,7 @@ def _flush(answer: dict[str, Any]) -> None:
                 answer.update(failed(error, __file__))
 
 
-def leave(pipe: int, answer: dict[str, Any]) -> None:
-    """Send an answer to the server."""
+def _send(pipe: int, answer: dict[str, Any]) -> None:
     with open(pipe, "wb", buffering=0) as stream:
         data = memoryview(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
         while data:
