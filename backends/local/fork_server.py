@@ -6,7 +6,6 @@ Started by `functions.py`. It has one thread and runs no code of the script, but
 
 from __future__ import annotations
 
-import gc
 import inspect
 import io
 import os
@@ -64,8 +63,7 @@ def serve(descriptor: int, tokens: int) -> None:
     for inherited in (descriptor, tokens):
         os.set_inheritable(inherited, False)
     server = _ForkServer(socket.socket(fileno=descriptor), tokens)
-    gc.collect()
-    gc.freeze()
+    forked_process.warm(())
     server.serve()
 
 
