@@ -110,7 +110,8 @@ class _ForkServer:
                 self._connection.sendall(ANSWER.pack(position, len(message)) + message)
             except OSError:
                 # The driver is gone; one that resumes its session may want to know.
-                leave_answer(call["sandbox"], message)
+                if "again" not in answer:
+                    leave_answer(call["sandbox"], message)
                 return
             if self._retire:
                 return
@@ -263,6 +264,8 @@ class _ForkServer:
             forked_process.run(call, waiting, theirs)
         os.close(theirs)
         os.close(waiting)
+        if call is not None:
+            os.close(feed)
         return _Child(pid, answer, feed, self._captures.opened)
 
     def _fork(self) -> int:

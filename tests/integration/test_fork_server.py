@@ -130,6 +130,29 @@ async def test_a_function_that_closes_all_descriptors(flow: WorkflowEngine) -> N
     assert await flow.function_task(closes)() == "closed"
 
 
+async def test_a_worker_keeps_no_descriptors(flow: WorkflowEngine) -> None:
+    def speaks(text: str) -> int:
+        print(len(text))
+        return os.getppid()
+
+    def fails() -> None:
+        os._exit(1)
+
+    call, failing = flow.function_task(speaks), flow.function_task(fails)
+    worker = psutil.Process(await call("once"))
+    counts = []
+    for _ in range(3):
+        for text in ("small", "x" * 100_000):
+            await call(text)
+            with pytest.raises(TaskFailedError):
+                await failing()
+        assert await call("") == worker.pid
+        # It forks the next process in its own time.
+        await until(lambda: len(worker.children()) == 1)
+        counts.append(worker.num_fds())
+    assert len(set(counts)) == 1, counts
+
+
 @pytest.mark.parametrize("leaves", [False, True], ids=["in its group", "with a session of its own"])
 @pytest.mark.parametrize("way", ["kill", "cancel", "stubborn"])
 async def test_a_call_ends_with_its_worker(flow: WorkflowEngine, tmp_path: Path, way: str, leaves: bool) -> None:
