@@ -19,8 +19,9 @@ def suite(quick: bool) -> Suite:
     true_n, peer_true_n = (1_000, 400) if quick else (5_000, 5_000)
     call_n = 2_000 if quick else 10_000
     experiments = [_chain(), _cold_start(), _executables(true_n, peer_true_n), _calls("sync", call_n)]
-    experiments.append(_calls("async", call_n))
+    experiments += [_calls("async", call_n), _forked_calls(call_n // 5)]
     rows = _chain_rows() + _executable_rows(true_n) + _call_rows("sync", call_n) + _call_rows("async", call_n)
+    rows += _forked_call_rows(call_n // 5)
     return Suite("local", experiments, rows)
 
 
@@ -110,4 +111,25 @@ def _call_rows(kind: str, n: int) -> list[Row]:
         Row(f"{n:,} calls of a trivial {kind} function in processes", "/s", figures("rate"), n, True, half),
         Row("  driver's CPU per task", "us", figures("cpu_us"), n),
         Row("  workers' CPU per task", "us", figures("children_cpu_us"), n),
+    ]
+
+
+def _forked_calls(n: int) -> Experiment:
+    probe = "local_probes:forked_calls"
+    variants = {
+        "ours": Probe(probe, {"n": n, "functions": "process"}),
+        "shared": Probe(probe, {"n": n, "functions": "shared"}),
+        "limit": Probe("local_limits:fork_loop", {"n": n}, "os.fork loop"),
+    }
+    return Experiment("calls_forked", n, variants)
+
+
+def _forked_call_rows(n: int) -> list[Row]:
+    def figures(ours: str, metric: str) -> dict[str, Figure]:
+        return {"ours": Figure("calls_forked", (ours,), metric), "limit": Figure("calls_forked", ("limit",), metric)}
+
+    return [
+        Row(f"{n:,} calls of a function that needs a process of its own", "/s", figures("ours", "rate"), n, True),
+        Row("  children's CPU per task", "us", figures("ours", "children_cpu_us"), n),
+        Row('  the same with functions="shared"', "/s", figures("shared", "rate"), n, True),
     ]

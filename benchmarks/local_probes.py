@@ -83,6 +83,18 @@ async def calls(side: str, n: int, asynchronous: bool) -> Sample:
     return sample | workers_cpu(n)
 
 
+async def forked_calls(n: int, functions: str) -> Sample:
+    """n calls of a function that names a module, so that only a process of its own, or a shared one, can run it."""
+    async with local_engine("ours", functions=functions) as flow:
+        call = flow.function_task(_asks_for_its_process())
+        await asyncio.gather(*[call(i) for i in range(4 * CORES)])
+        meter = Meter()
+        if None in await asyncio.gather(*[call(i) for i in range(n)]):
+            raise RuntimeError("a call returned a wrong value")
+        sample = meter.sample(n)
+    return sample | workers_cpu(n)
+
+
 def workers_cpu(n: int) -> Sample:
     """The CPU time of all workers, their start included: known only once they have ended."""
     return {"children_cpu_us": children_cpu_seconds() / n * 1e6}
@@ -100,3 +112,10 @@ def _identity() -> Any:
         return value
 
     return identity
+
+
+def _asks_for_its_process() -> Any:
+    def asks(value: int) -> tuple[int, int]:
+        return value, os.getpid()
+
+    return asks

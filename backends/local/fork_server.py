@@ -310,7 +310,7 @@ def _read_until_end(pipe: int, pid: int) -> bytearray:
         while True:
             ready = [descriptor for descriptor, _ in poll.poll(None if ended >= 0 else _POLL)]
             # Before the last look into the pipe.
-            over = ended in ready if ended >= 0 else _has_ended(pid)
+            over = ended in ready if ended >= 0 else not reading or _has_ended(pid)
             if reading and not _drain(pipe, data):
                 reading = False
                 poll.unregister(pipe)
@@ -322,6 +322,9 @@ def _read_until_end(pipe: int, pid: int) -> bytearray:
 
 
 def _has_ended(pid: int) -> bool:
+    if not hasattr(os, "waitid"):
+        # On macOS nobody can look without waiting for it.
+        return False
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
