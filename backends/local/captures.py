@@ -33,14 +33,15 @@ class Captures:
     """The standard output and error of a worker process.
 
     Attributes:
-        opened: how often a file was opened.
+        paths: of the files, by their descriptors.
+        opened: how often one was opened.
     """
 
     def __init__(self) -> None:
         self.opened = 0
         self._pid = os.getpid()
         self._session = ""
-        self._paths: dict[int, str] = {}
+        self.paths: dict[int, str] = {}
         self._files: dict[int, tuple[int, int]] = {}
 
     def open(self, session: str, mark: str) -> None:
@@ -54,12 +55,12 @@ class Captures:
         for descriptor, ending in _STREAMS:
             path = capture_path(session, mark, self._pid, ending)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            self._paths[descriptor] = path
+            self.paths[descriptor] = path
             self._open(descriptor)
         self._session = session
 
     def _open(self, descriptor: int) -> None:
-        opened = os.open(self._paths[descriptor], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        opened = os.open(self.paths[descriptor], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
         self.opened += 1
@@ -81,6 +82,6 @@ class Captures:
             if (found.st_dev, found.st_ino) != self._files[descriptor]:
                 intact = False
             if found.st_size:
-                os.rename(self._paths[descriptor], f"{sandbox}/{uid}.{ending}")
+                os.rename(self.paths[descriptor], f"{sandbox}/{uid}.{ending}")
                 self._open(descriptor)
         return intact

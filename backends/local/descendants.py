@@ -45,32 +45,28 @@ def die_with(parent: int) -> None:
         os.kill(os.getpid(), _KILL)
 
 
-def end_all() -> bool:
-    """End all children of this process; False if some do not end."""
-    if not _left():
+def end_all(spared: int) -> bool:
+    """End all children of this process but one; False if some do not end."""
+    if not _left(spared):
         return True
     for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _DYING)):
         deadline = time.monotonic() + patience
         asked: set[int] = set()
         while time.monotonic() < deadline:
-            for pid in _children() - asked:
+            left = _left(spared)
+            if not left:
+                return True
+            for pid in left - asked:
                 # A child of ours that nobody has waited for: its pid cannot be another's.
                 os.kill(pid, number)
-                asked.add(pid)
-            if not _left():
-                return True
+            asked |= left
             time.sleep(_PAUSE)
     return False
 
 
-def _left() -> bool:
-    """Wait for those that have ended; returns whether others run."""
-    while True:
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                return True
-        except ChildProcessError:
-            return False
+def _left(spared: int) -> set[int]:
+    """Wait for those that have ended; returns the others."""
+    return {pid for pid in _children() if pid != spared and os.waitpid(pid, os.WNOHANG)[0] == 0}
 
 
 def _children() -> set[int]:

@@ -119,7 +119,10 @@ class _ForkServer:
                 forked_process.warm(imported)
             if installed:
                 self._keep(installed, own_environment(call["environment"]))
-            if not call["plain"]:
+            if self._spare is not None and (imported or installed):
+                # It has none of these modules.
+                os.close(self._spare.feed)
+                _drop(self._spare)
                 self._prepare()
 
     def _keep(self, names: Sequence[str], environment: dict[str, str]) -> None:
@@ -214,6 +217,9 @@ class _ForkServer:
         if self._retire:
             # The request to end came too early for it.
             os.kill(child.pid, signal.SIGTERM)
+        else:
+            # While it runs there is time to fork the process of the next call.
+            self._prepare()
         try:
             data = _read_until_end(child.answer, child.pid)
         finally:
@@ -221,7 +227,6 @@ class _ForkServer:
         return self._reap(child.pid, data or _left_in(call["sandbox"]))
 
     def _prepare(self) -> None:
-        """Fork the process of the next call before that comes."""
         try:
             self._spare = self._fork_for(None)
         except OSError:
@@ -233,8 +238,10 @@ class _ForkServer:
         spare, self._spare = self._spare, None
         if spare is None:
             return None
+        if spare.captures != self._captures.opened:
+            call = {**call, "captures": self._captures.paths}
         data = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
-        fits = len(data) <= _SMALL and spare.captures == self._captures.opened and not _has_ended(spare.pid)
+        fits = len(data) <= _SMALL and not _has_ended(spare.pid)
         try:
             with open(spare.feed, "wb", buffering=0) as feed:
                 if fits and feed.write(data) == len(data):
@@ -242,9 +249,7 @@ class _ForkServer:
         except BrokenPipeError:
             # It was killed.
             pass
-        os.close(spare.answer)
-        os.kill(spare.pid, signal.SIGKILL)
-        os.waitpid(spare.pid, 0)
+        _drop(spare)
         return None
 
     def _fork_for(self, call: dict[str, Any] | None) -> _Child:
@@ -281,7 +286,7 @@ class _ForkServer:
     def _reap(self, pid: int, data: bytes | bytearray) -> dict[str, Any]:
         _, status, used = os.wait4(pid, 0)
         self._child = 0
-        if self._descendants and not descendants.end_all():
+        if self._descendants and not descendants.end_all(self._spare.pid if self._spare is not None else 0):
             self._retire = True
         code = os.waitstatus_to_exitcode(status)
         answer: dict[str, Any] = pickle.loads(data) if data else {}
@@ -291,6 +296,12 @@ class _ForkServer:
         answer["cpu_time"] = used.ru_utime + used.ru_stime
         answer["max_rss"] = used.ru_maxrss * _rss_unit()
         return answer
+
+
+def _drop(spare: _Child) -> None:
+    os.close(spare.answer)
+    os.kill(spare.pid, signal.SIGKILL)
+    os.waitpid(spare.pid, 0)
 
 
 def _read_until_end(pipe: int, pid: int) -> bytearray:

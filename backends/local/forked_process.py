@@ -122,6 +122,11 @@ def run(call: dict[str, Any] | None, feed: int, pipe: int) -> NoReturn:
     """
     call = call or _awaited(feed)
     os.close(feed)
+    for descriptor, path in call.get("captures", {}).items():
+        # Those that were here when this process was forked are another call's now.
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(opened, descriptor)
+        os.close(opened)
     if "deliver" in call:
         _send(pipe, stage_out(call["plan"], call) or {"result": b""})
         os._exit(0)
