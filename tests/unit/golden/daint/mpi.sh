@@ -23,4 +23,10 @@ export ASYNCFLOW_TASK_UID=task.000001
 export ASYNCFLOW_SESSION='/scratch/me/my runs/session.000001'
 export ASYNCFLOW_SANDBOX='/scratch/me/my runs/session.000001/task.000001'
 export ASYNCFLOW_ATTEMPT=0
-exec /bin/sh -c 'rm -f -- "$ASYNCFLOW_SANDBOX/.asyncflow/first-failure"; trap : HUP INT TERM USR1 USR2 XCPU; exec 3>&2 2>>"$ASYNCFLOW_SANDBOX/.asyncflow/script.log"; (exec 2>&3 3>&-; exec "$@"); c=$?; f=0; [ "$c" -eq 0 ] || f=$(readlink "$ASYNCFLOW_SANDBOX/.asyncflow/first-failure") || f=$c; exit "$f"' sh srun --ntasks=8 --cpus-per-task=1 --kill-on-bad-exit=1 /bin/sh -c 'export ASYNCFLOW_RANK="${SLURM_PROCID:-0}" ASYNCFLOW_SIZE="${SLURM_NTASKS:-1}"; trap : HUP INT TERM USR1 USR2 XCPU; exec 3>&2 2>>"$ASYNCFLOW_SANDBOX/.asyncflow/script.log"; (exec 2>&3 3>&-; exec "$@"); c=$?; [ "$c" -eq 0 ] || ln -s -- "$c" "$ASYNCFLOW_SANDBOX/.asyncflow/first-failure"; exit "$c"' sh ./simulate 'in put.dat'
+export OMP_NUM_THREADS=1
+export OPENBLAS_NUM_THREADS=1
+export MKL_NUM_THREADS=1
+export BLIS_NUM_THREADS=1
+export NUMEXPR_NUM_THREADS=1
+export VECLIB_MAXIMUM_THREADS=1
+exec /bin/sh -c 'unset ASYNCFLOW_RANK OMPI_COMM_WORLD_RANK JSM_NAMESPACE_RANK PALS_RANKID MV2_COMM_WORLD_RANK FLUX_TASK_RANK ALPS_APP_PE PMI_RANK PMIX_RANK SLURM_PROCID; rm -f -- "$ASYNCFLOW_SANDBOX/.asyncflow/first-failure"; trap : HUP INT TERM USR1 USR2 XCPU; exec 3>&2 2>>"$ASYNCFLOW_SANDBOX/.asyncflow/script.log"; (exec 2>&3 3>&-; exec "$@"); c=$?; f=0; [ "$c" -eq 0 ] || f=$(readlink "$ASYNCFLOW_SANDBOX/.asyncflow/first-failure") || f=$c; exit "$f"' sh srun --ntasks=8 --cpus-per-task=1 --kill-on-bad-exit=1 /bin/sh -c 'export ASYNCFLOW_RANK="${ASYNCFLOW_RANK:-${OMPI_COMM_WORLD_RANK:-${JSM_NAMESPACE_RANK:-${PALS_RANKID:-${MV2_COMM_WORLD_RANK:-${FLUX_TASK_RANK:-${ALPS_APP_PE:-${PMI_RANK:-${PMIX_RANK:-${SLURM_PROCID:-}}}}}}}}}}" ASYNCFLOW_SIZE=8; [ -n "$ASYNCFLOW_RANK" ] || { echo "asyncflow_hpc: the launcher sets no known variable with the rank, of 8: let it set ASYNCFLOW_RANK" >&2; exit 125; }; trap : HUP INT TERM USR1 USR2 XCPU; exec 3>&2 2>>"$ASYNCFLOW_SANDBOX/.asyncflow/script.log"; (exec 2>&3 3>&-; exec "$@"); c=$?; [ "$c" -eq 0 ] || ln -s -- "$c" "$ASYNCFLOW_SANDBOX/.asyncflow/first-failure"; exit "$c"' sh ./simulate 'in put.dat'

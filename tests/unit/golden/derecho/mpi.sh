@@ -11,6 +11,7 @@
 #PBS -l place=scatter
 #PBS -l walltime=00:20:00
 exec >>'/scratch/me/my runs/session.000001/task.000001/.asyncflow/job.log' 2>&1
+PATH=${PBS_O_PATH:-$PATH}; export PATH
 exec /bin/sh '/scratch/me/my runs/session.000001/task.000001/.asyncflow/run.sh'
 
 # /scratch/me/my runs/session.000001/task.000001/.asyncflow/task.sh
@@ -21,10 +22,29 @@ export ASYNCFLOW_TASK_UID=task.000001
 export ASYNCFLOW_SESSION='/scratch/me/my runs/session.000001'
 export ASYNCFLOW_SANDBOX='/scratch/me/my runs/session.000001/task.000001'
 export ASYNCFLOW_ATTEMPT=0
-exec /bin/sh -c 'n=$1 gpus=$2 python=$3 ranks=$4; shift 4
-if command -v mpiexec >/dev/null 2>&1; then exec mpiexec -n "$n" /bin/sh -c '"'"'export ASYNCFLOW_RANK="${PMIX_RANK:-${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${PALS_RANKID:-${SLURM_PROCID:-0}}}}}" ASYNCFLOW_SIZE=8; exec "$@"'"'"' sh "$@"; fi
+export OMP_NUM_THREADS=1
+export OPENBLAS_NUM_THREADS=1
+export MKL_NUM_THREADS=1
+export BLIS_NUM_THREADS=1
+export NUMEXPR_NUM_THREADS=1
+export VECLIB_MAXIMUM_THREADS=1
+exec /bin/sh -c 'unset ASYNCFLOW_RANK OMPI_COMM_WORLD_RANK JSM_NAMESPACE_RANK PALS_RANKID MV2_COMM_WORLD_RANK FLUX_TASK_RANK ALPS_APP_PE PMI_RANK PMIX_RANK SLURM_PROCID
+n=$1 gpus=$2 python=$3 ranks=$4; shift 4
+mpiexec=$(
+  set -f
+  IFS=:
+  for directory in $PATH; do
+    found=${directory:-.}/mpiexec
+    [ -f "$found" ] && [ -x "$found" ] && ! grep -q '"'"'no non-PBS mpiexec'"'"' "$found" 2>/dev/null || continue
+    # By its path alone, Open MPI would take it for an installation of its own on all nodes.
+    [ "$found" = "$(command -v mpiexec)" ] && found=mpiexec
+    printf %s "$found"
+    break
+  done
+)
+if [ -n "$mpiexec" ]; then exec "$mpiexec" -n "$n" /bin/sh -c '"'"'export ASYNCFLOW_RANK="${ASYNCFLOW_RANK:-${OMPI_COMM_WORLD_RANK:-${JSM_NAMESPACE_RANK:-${PALS_RANKID:-${MV2_COMM_WORLD_RANK:-${FLUX_TASK_RANK:-${ALPS_APP_PE:-${PMI_RANK:-${PMIX_RANK:-${SLURM_PROCID:-}}}}}}}}}}" ASYNCFLOW_SIZE=8; [ -n "$ASYNCFLOW_RANK" ] || { echo "asyncflow_hpc: the launcher sets no known variable with the rank, of 8: let it set ASYNCFLOW_RANK" >&2; exit 125; }; exec "$@"'"'"' sh "$@"; fi
 if [ "$(cat -- "$PBS_NODEFILE" | sort -u | wc -l)" -gt 1 ]; then
-  echo "there is no mpiexec on PATH to start ranks on several nodes: set launcher, or load an MPI in pre_exec" >&2
+  echo "there is no mpiexec of an MPI on PATH for ranks on several nodes: set launcher, or load an MPI in pre_exec" >&2
   exit 127
 fi
 [ -n "${CUDA_VISIBLE_DEVICES:-}${ROCR_VISIBLE_DEVICES:-}" ] || gpus=0

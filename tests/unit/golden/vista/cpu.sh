@@ -22,4 +22,10 @@ export ASYNCFLOW_TASK_UID=task.000001
 export ASYNCFLOW_SESSION='/scratch/me/my runs/session.000001'
 export ASYNCFLOW_SANDBOX='/scratch/me/my runs/session.000001/task.000001'
 export ASYNCFLOW_ATTEMPT=0
+export OMP_NUM_THREADS=4
+export OPENBLAS_NUM_THREADS=4
+export MKL_NUM_THREADS=4
+export BLIS_NUM_THREADS=4
+export NUMEXPR_NUM_THREADS=4
+export VECLIB_MAXIMUM_THREADS=4
 exec ./simulate 'in put.dat'
