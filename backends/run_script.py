@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 from asyncflow_hpc.data import BOOKKEEPING
 
 from .evidence import marker_name, spool_of
-from .runner import RUNNER, runner_place, write_runner
+from .runner import runner_place, write_runner
+from .runner_text import RUNNER
 from .sandbox import write_file
 from .staging import Plan
 from .staging.shell import names_of, stage_in_lines, stage_out_lines

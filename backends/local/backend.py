@@ -100,21 +100,17 @@ class LocalExecutionBackend(SandboxBackend):
         if functions not in ("process", "shared", "thread"):
             raise ConfigurationError(f"functions of backend '{name}' cannot be {functions!r}")
         if executor is not None and not isinstance(executor, Executor):
-            raise ConfigurationError(
-                f"executor of backend '{name}' must be a concurrent.futures.Executor, not {executor!r}"
-            )
+            raise ConfigurationError(f"executor of backend '{name}' is not a concurrent.futures.Executor: {executor!r}")
         if executor is None and functions == "thread":
             executor = ThreadPoolExecutor(cores, thread_name_prefix="asyncflow-function")
-        self.executor = executor
-        self.scripted = scripted
+        self.executor, self.scripted = executor, scripted
         self.slots = Slots(cores, visible_gpus(gpus), total_memory(name, memory))
         self.pickles, self.plain = FunctionPickles(), PlainFunctions()
         self._functions = functions
         self._attempts: dict[str, Attempt] = {}
         self._waiting: dict[str, Attempt] = {}
         self._sessions: set[Path] = set()
-        self._starting = False
-        self._warned = False
+        self._starting = self._warned = False
 
     async def start(self) -> None:
         """Get ready for tasks."""
@@ -127,8 +123,7 @@ class LocalExecutionBackend(SandboxBackend):
         self._all_ended = asyncio.Event()
         self._all_ended.set()
         self.null = os.open(os.devnull, os.O_RDWR)
-        self.kills_before = memory_kills()
-        self.memory_kills = MemoryKills()
+        self.kills_before, self.memory_kills = memory_kills(), MemoryKills()
 
     def check_description(self, description: TaskDescription) -> None:
         """Refuse a task that this machine could never hold."""

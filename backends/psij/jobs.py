@@ -123,8 +123,11 @@ _ENDING = frozenset({"HUP", "INT", "TERM", "XCPU"})
 
 def needs_no_word(job: BatchJob, record: Record) -> bool:
     """Tell whether the record alone says how the attempt ended: nothing from outside can have ended it."""
-    overdue = job.description.walltime is not None and record.end - record.start >= job.description.walltime
-    return record.ended_by_itself and job.asked is None and not overdue
+    description = job.description
+    overdue = description.walltime is not None and record.end - record.start >= description.walltime
+    # The runner counts memory kills in its own cgroup, and ranks may run in others of the job.
+    elsewhere = record.memory_is_its_own and (description.ranks > 1 or (description.nodes or 1) > 1)
+    return record.ended_by_itself and job.asked is None and not overdue and not elsewhere
 
 
 def verdict_of(

@@ -16,7 +16,8 @@ import pytest
 
 from asyncflow_hpc.backends.evidence import Record, read_record, record_path
 from asyncflow_hpc.backends.run_script import RunScript, claimed_by, forbid, write_script
-from asyncflow_hpc.backends.runner import RUNNER, STAGE, STEP
+from asyncflow_hpc.backends.runner import STAGE
+from asyncflow_hpc.backends.runner_text import RUNNER, STEP
 from asyncflow_hpc.backends.staging import Delivery, Dependency, Plan, Transfer
 from asyncflow_hpc.backends.task_script import TaskScript
 from asyncflow_hpc.backends.verdict import verdict_on

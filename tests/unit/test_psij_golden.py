@@ -15,7 +15,7 @@ import pytest
 from asyncflow_hpc.backends.psij import PsijExecutionBackend
 from asyncflow_hpc.backends.psij.jobs import BatchJob
 from asyncflow_hpc.backends.psij.placing import Placing
-from asyncflow_hpc.backends.runner import RUNNER
+from asyncflow_hpc.backends.runner_text import RUNNER
 from asyncflow_hpc.backends.staging import Plan
 from asyncflow_hpc.task import TaskDescription
 
