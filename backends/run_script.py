@@ -52,8 +52,9 @@ class RunScript:
         native_id: shell words for what the scheduler calls the job.
         patience: seconds to wait for a file on a shared file system.
         apart: what the task gets of its own.
-        forward: seconds from a signal that the runner hands on to the task until it kills it; None where signals reach
-            the task by themselves.
+        forward: hand signals on to the task, where they do not reach it by themselves; only with "group".
+        hurry: seconds from a signal until the runner kills the task, where its job is killed somewhat later; None where
+            there is no need for it.
         daemons: end what the task has left in other sessions, where nobody else does.
         watched: the record may be read before the script has ended.
         durable: force the completion record to the disk: needed where it must outlive the machine.
@@ -69,7 +70,8 @@ class RunScript:
     native_id: str = "$$"
     patience: int = 0
     apart: Apart = "session"
-    forward: int | None = None
+    forward: bool = False
+    hurry: int | None = None
     daemons: bool = False
     watched: bool = True
     durable: bool = False
@@ -113,7 +115,8 @@ class RunScript:
             "cwd": shlex.quote(task.cwd or ""),
             "umask": f"{self.umask:04o}",
             "apart": self.apart,
-            "forward": "" if self.forward is None else str(self.forward),
+            "forward": _flag(self.forward),
+            "hurry": "" if self.hurry is None else str(self.hurry),
             "timer": shlex.quote(self.timer or ""),
             "lines": _flag(task.has_lines),
             "daemons": _flag(self.daemons),

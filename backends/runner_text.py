@@ -108,19 +108,25 @@ asyncflow_fail() {
   exit 1
 }
 
-# asyncflow_note SIGNAL: note a signal, and hand it on to the task where nobody else does
+# asyncflow_note SIGNAL: note a signal
 asyncflow_note() {
   asyncflow_noted=$asyncflow_noted${asyncflow_noted:+ }$1 asyncflow_count=$((asyncflow_count + 1))
   [ -z "$asyncflow_waiting" ] || asyncflow_hand_on "$1"
 }
 
-# asyncflow_hand_on SIGNAL: send a signal to the task, which may have some seconds before it is killed
+# asyncflow_hand_on SIGNAL: send a signal to the task, where nobody else does, and kill it soon where the job will be
+# killed, so that there is time for the record and for what the task leaves behind
 asyncflow_hand_on() {
-  [ -n "$asyncflow_forward" ] || return 0
-  kill "-$1" "-$asyncflow_group" 2>/dev/null
-  if [ "$asyncflow_waiting" = yes ]; then
+  [ -z "$asyncflow_forward" ] || kill "-$1" "-$asyncflow_group" 2>/dev/null
+  case $1 in
+    USR*) return 0 ;;
+  esac
+  if [ "$asyncflow_waiting" = yes ] && [ -n "$asyncflow_hurry" ]; then
     asyncflow_waiting=hurry
-    (sleep "$asyncflow_forward" && kill -KILL "-$asyncflow_group") >/dev/null 2>&1 &
+    set -m
+    (sleep "$asyncflow_hurry" && kill -KILL "-$asyncflow_group") >/dev/null 2>&1 &
+    asyncflow_killer=$!
+    set +m
   fi
 }
 
@@ -210,6 +216,7 @@ asyncflow_run() {
       [ "$asyncflow_code" -gt 128 ] && [ "$asyncflow_seen" != "$asyncflow_count" ] || break
     done
     asyncflow_waiting=''
+    [ -z "$asyncflow_killer" ] || kill -KILL "-$asyncflow_killer" 2>/dev/null
   else
     asyncflow_group=''
     (asyncflow_begin "$@")
@@ -271,7 +278,7 @@ if ! printf '%@ROOM@s\n' '' >"$asyncflow_record"; then
 fi
 exec >>"$asyncflow_out" 2>>.asyncflow/script.log
 asyncflow_stage=stage_in asyncflow_code=0 asyncflow_noted='' asyncflow_count=0 asyncflow_missing='' asyncflow_waiting=''
-asyncflow_result=''
+asyncflow_result='' asyncflow_killer=''
 asyncflow_look
 asyncflow_start=$asyncflow_clock
 if [ -r /proc/sys/kernel/hostname ]; then

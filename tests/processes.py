@@ -19,14 +19,12 @@ BACKENDS = (
     "radical_pilot-raptor",
     "radical_pilot",
     "slurm-24.11",
-    "slurm-accounted",
     "slurm",
 )
 
 _CLUSTERS = {
     "slurm": "the Slurm",
-    "slurm-accounted": "the Slurm with accounting",
-    "slurm-24.11": "the Slurm 24.11",
+    "slurm-24.11": "the Slurm 24.11 with accounting",
 }
 
 # What is in the names of fault tests that are not on the first of them.

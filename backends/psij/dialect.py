@@ -62,8 +62,12 @@ class Dialect(Protocol):
         """What a task gets of its own in a job; see `RunScript`."""
 
     @property
-    def forward(self) -> int | None:
-        """Seconds from a signal to the runner until it kills the task; None where the task gets the signal, too."""
+    def forward(self) -> bool:
+        """Whether the runner hands signals on to the task; see `RunScript`."""
+
+    @property
+    def hurry(self) -> int | None:
+        """Seconds from a signal until the runner kills the task; see `RunScript`."""
 
     @property
     def daemons(self) -> bool:

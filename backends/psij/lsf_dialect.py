@@ -40,7 +40,8 @@ class LsfDialect:
     native_id = "$LSB_JOBID"
     # bkill may reach no more than the process group of the job; ten seconds later it kills.
     apart: Apart = "group"
-    forward: int | None = 8
+    forward = True
+    hurry: int | None = 8
     daemons = True
 
     def job_name(self, name: str) -> str:

@@ -53,9 +53,10 @@ class PbsDialect:
     name = "pbs"
     namespace = "pbs"
     native_id = "$PBS_JOBID"
-    # pbs_mom signals and kills the session of a job, and nothing else.
+    # pbs_mom signals the session of a job, and kills it ten seconds later, and nothing else.
     apart: Apart = "group"
-    forward: int | None = None
+    forward = False
+    hurry: int | None = 5
     daemons = True
 
     def job_name(self, name: str) -> str:

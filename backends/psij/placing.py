@@ -137,6 +137,7 @@ class Placing:
             patience=self._backend.patience,
             apart=dialect.apart,
             forward=dialect.forward,
+            hurry=dialect.hurry,
             daemons=dialect.daemons,
             durable=True,
             timer="/usr/bin/time",

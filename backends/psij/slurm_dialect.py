@@ -78,7 +78,8 @@ class SlurmDialect:
     native_id = "$SLURM_JOB_ID"
     # slurmd knows the processes of a job by themselves, whatever group and session they are in.
     apart: Apart = "session"
-    forward: int | None = None
+    forward = False
+    hurry: int | None = None
     daemons = False
 
     def job_name(self, name: str) -> str:

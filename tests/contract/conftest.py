@@ -17,7 +17,7 @@ from asyncflow_hpc.backends.radical_pilot import PilotPool, RadicalExecutionBack
 from asyncflow_hpc.backends.radical_pilot.environment import can_run, is_plain
 from asyncflow_hpc.testing import BackendUnderTest, Emulation
 from asyncflow_hpc.testing.contract.conftest import *  # noqa: F403
-from tests.clusters import CLUSTER, CLUSTER_OF_24_11, CLUSTER_WITH_ACCOUNTING, settings_for
+from tests.clusters import CLUSTER, CLUSTER_OF_24_11_WITH_ACCOUNTING, settings_for
 
 # RADICAL-Pilot does not take any path.
 PLACE = tempfile.gettempdir() if is_plain(tempfile.gettempdir()) else "/tmp"
@@ -37,7 +37,7 @@ ONLY = {
     "radical_pilot-raptor": ("test_functions", "test_processes"),
 }
 
-CLUSTERS = {"slurm": CLUSTER, "slurm-accounted": CLUSTER_WITH_ACCOUNTING, "slurm-24.11": CLUSTER_OF_24_11}
+CLUSTERS = {"slurm": CLUSTER, "slurm-24.11": CLUSTER_OF_24_11_WITH_ACCOUNTING}
 
 IN_THREADS = {"processes": "its functions run in threads of the driver"}
 
@@ -143,7 +143,9 @@ EMULATED_SKIPS = {
 @functools.cache
 def _emulation(kind: str) -> Emulation:
     """Start an emulated batch system, for all tests of this process; it ends with it."""
-    emulation = Emulation(kind, nodes=4, cores=8, gpus=4, kill_delay=0.5, walltime_delay=0.2)
+    # Ten seconds, as pbs_mom takes; LSF ends all that belongs to a job in any case.
+    delay = 0.5 if kind == "lsf" else 10.0
+    emulation = Emulation(kind, nodes=4, cores=8, gpus=4, kill_delay=delay, walltime_delay=0.2)
     emulation.start()
     return emulation
 

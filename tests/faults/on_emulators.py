@@ -24,7 +24,7 @@ HELD: dict[str, dict[str, Any]] = {
     "lsf": {"lsf": {"H": True}},
 }
 
-QUICK: dict[str, Any] = {"kill_delay": 0.3, "walltime_delay": 0.2}
+QUICK: dict[str, Any] = {"kill_delay": 10.0, "walltime_delay": 0.2}
 
 
 def backend(emulated: Emulation, **more: Any) -> PsijExecutionBackend:

@@ -268,7 +268,7 @@ async def test_nothing_of_psij_stays(root: Path, emulated: Emulation) -> None:
     async with WorkflowEngine.create(backend(emulated), work_dir=root, retries=0) as flow:
         assert await shell(flow)("echo it") == "it\n"
     (session,) = (path for path in root.iterdir() if path.is_dir())
-    assert sorted(path.name for path in session.iterdir()) == [".spool", "journal.jsonl", "task.000001"]
+    assert sorted(path.name for path in session.iterdir()) == [".asyncflow", ".spool", "journal.jsonl", "task.000001"]
 
 
 @pytest.mark.parametrize("kind", ["pbs", "pbs_classic", "lsf"])

@@ -163,7 +163,7 @@ async def test_nothing_of_psij_stays(root: Path) -> None:
     async with WorkflowEngine.create(backend(), work_dir=root) as flow:
         assert await shell(flow)("echo it") == "it\n"
     (session,) = (path for path in root.iterdir() if path.is_dir())
-    assert sorted(path.name for path in session.iterdir()) == [".spool", "journal.jsonl", "task.000001"]
+    assert sorted(path.name for path in session.iterdir()) == [".asyncflow", ".spool", "journal.jsonl", "task.000001"]
 
 
 async def test_a_site_on_its_machine(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from asyncflow_hpc import InputFile, WorkflowEngine
 from asyncflow_hpc.errors import StagingConflictError, TaskFailedError
+from asyncflow_hpc.testing import BackendUnderTest
 from asyncflow_hpc.testing.waiting import until
 
 from .tasks import shell
+from .test_cancel import until_none_left
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.needs("execution", "services")]
 
@@ -33,7 +35,9 @@ async def test_service(flow: WorkflowEngine) -> None:
 
 @pytest.mark.needs("executables", "sandbox", "staging", "cancel_running")
 @pytest.mark.parametrize("where", ["absolute", "cwd", "dependency", "directory", "fifo"])
-async def test_a_ready_file_of_another(flow: WorkflowEngine, root: Path, where: str) -> None:
+async def test_a_ready_file_of_another(
+    flow: WorkflowEngine, backend_under_test: BackendUnderTest, root: Path, where: str
+) -> None:
     """What was there before the service started does not make it ready, nor does what is no file."""
     serve, use = shell(flow, service=True), shell(flow)
     place = root / "place"
@@ -59,6 +63,7 @@ async def test_a_ready_file_of_another(flow: WorkflowEngine, root: Path, where: 
     assert await service == "fresh"
     assert service.cancel()
     await until(lambda: service.state == "CANCELLED")
+    await until_none_left(backend_under_test, root)
 
 
 @pytest.mark.needs("executables", "sandbox", "staging")
