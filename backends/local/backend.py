@@ -117,7 +117,6 @@ class LocalExecutionBackend(SandboxBackend):
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS
         self.mark = uuid.uuid4().hex
         self.workers = FunctionWorkers(self.mark, self, shared=self._functions == "shared")
-        # Not the loop's own threads: the script's functions may fill those.
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="asyncflow-local")
         self._fetching = Fetching[Attempt](self._fetched)
         self._all_ended = asyncio.Event()

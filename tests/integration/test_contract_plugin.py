@@ -75,10 +75,10 @@ def test_a_toy_passes_and_what_it_skips_is_printed(toy: Path) -> None:
     _, _, told = output.partition("contract: what each backend skips")
     lines = told.splitlines()
     assert re.fullmatch(r"toy: \d\d+ passed, \d+ skipped", lines[1]), output
-    assert "    walltime (3 tests): a toy has no clock" in lines
+    assert "    walltime (5 tests): a toy has no clock" in lines
     assert "    test_cwd (1 test): toys stay where they are" in lines
     assert "    ranks (4 tests): capabilities.ranks is False" in lines
-    assert "    services (5 tests): capabilities.services is False" in lines
+    assert "    services (11 tests): capabilities.services is False" in lines
     assert "liar" not in output
     assert [path.name for path in toy.iterdir() if path.name != "__pycache__"] == ["conftest.py"]
 
@@ -147,7 +147,7 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
     text = found[1].replace("from my_package import MyBackend", "from asyncflow_hpc import LocalExecutionBackend")
     (tmp_path / "conftest.py").write_text(text.replace("MyBackend", "LocalExecutionBackend"))
     code, output = run_suite(tmp_path, "-k", "test_meaning or walltime or cwd")
-    assert code == 0 and "mine: 8 passed, 4 skipped" in output, output
+    assert code == 0 and "mine: 10 passed, 6 skipped" in output, output
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

@@ -50,7 +50,7 @@ async def test_sandbox_and_output_of_a_function(flow: WorkflowEngine) -> None:
     assert (sandbox / f"{future.task['uid']}.out").read_text() == "printed\n"
 
 
-async def test_threads_follow_the_cores(flow: WorkflowEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_threads_of_a_function_follow_the_cores(flow: WorkflowEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     @flow.function_task
