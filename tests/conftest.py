@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from asyncflow_hpc.testing.leftovers import assert_none_left
@@ -18,6 +19,10 @@ __all__ = ["until"]
 pytest_plugins = ["asyncflow_hpc.testing.plugin", "tests.processes"]
 
 make_known()
+
+# How long an example takes says something about the machine alone.
+hypothesis.settings.register_profile("asyncflow", deadline=None)
+hypothesis.settings.load_profile("asyncflow")
 
 
 @pytest.fixture
