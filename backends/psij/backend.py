@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from asyncflow_hpc.backend import BackendCapabilities
 from asyncflow_hpc.errors import ConfigurationError, is_plain_line
 from asyncflow_hpc.states import FailureCause, TaskState
-from asyncflow_hpc.task import Task, TaskDescription, describe
+from asyncflow_hpc.task import Task, TaskDescription
 
 from ..base import SandboxBackend
 from ..evidence import spool_of
@@ -168,10 +168,6 @@ class PsijExecutionBackend(SandboxBackend):
         completed = self._rules.complete(description)
         self.dialect.options(completed, "name", "/", "")
         self._rules.check(completed)
-
-    def describe(self, task: Task) -> TaskDescription:
-        """Return what a task asks for, with the defaults of the backend and its site where it says nothing."""
-        return self._rules.complete(describe(task))
 
     async def submit_tasks(self, tasks: Sequence[Task]) -> None:
         """Take tasks; they are submitted in order, as fast as the pace allows."""

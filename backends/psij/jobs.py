@@ -184,13 +184,10 @@ def _outside(job: BatchJob, record: Record, meaning: Meaning | None) -> FailureC
     sent_term = meaning.if_sent_term if meaning is not None and "TERM" in record.noted else None
     if sent_term is not None and not _used_up(job, record):
         return sent_term
-    if by_itself and record.signal is None and sent_term is None:
-        # A Python that is interrupted while it starts makes an exit code of the signal.
-        return None if job.task.get("function") is None or record.exit_code == 0 else _walltime(job, record)
-    return _walltime(job, record)
-
-
-def _walltime(job: BatchJob, record: Record) -> FailureCause | None:
+    # A Python that is interrupted while it starts makes an exit code of the signal.
+    as_it_says = job.task.get("function") is None or record.exit_code == 0
+    if by_itself and record.signal is None and sent_term is None and as_it_says:
+        return None
     return FailureCause.WALLTIME if _used_up(job, record) else None
 
 
