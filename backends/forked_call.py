@@ -58,6 +58,7 @@ class Request:
     cwd: str | None = None
     patience: int = 0
     durable: bool = False
+    umask: int = 0o077
     step: bool = False
 
 
@@ -102,8 +103,9 @@ def run_forked(sandbox: str, server: str, lifeline: int, begun: Callable[[], Non
         The exit code of the attempt, as a shell would say it.
     """
     os.setsid()
-    os.umask(0o077)
-    attempt = _Attempt(_read_request(sandbox), lifeline, close)
+    request = _read_request(sandbox)
+    os.umask(request.umask)
+    attempt = _Attempt(request, lifeline, close)
     os.chdir(sandbox)
     try:
         os.symlink(claim_text(attempt.native, server), ".asyncflow/claim")

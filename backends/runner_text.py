@@ -20,8 +20,8 @@ _RUNNER = r"""# The runner of asyncflow_hpc, read by the run.sh of each attempt;
 
 # As bash, sh takes functions from its environment, which may bear the names of tools; with -p it does not.
 # Only bash can start a task in a group of its own without a session of its own.
-asyncflow_kind=${BASH_VERSION:+bash}
-case $asyncflow_kind.$-.$asyncflow_apart in
+asyncflow_shell=${BASH_VERSION:+bash}
+case $asyncflow_shell.$-.$asyncflow_apart in
   bash.*p*.*) ;;
   bash.*) exec "${BASH:-/bin/bash}" -p "$0" "$@" ;;
   *.group) [ ! -x /bin/bash ] || exec /bin/bash -p "$0" "$@" ;;
@@ -151,7 +151,7 @@ asyncflow_usage() {
 
 # asyncflow_finish CODE: leave the completion record, whole or not at all, and then the marker
 asyncflow_finish() {
-  cd -- "$asyncflow_box" || exit 125
+  cd -- "$asyncflow_box" || exit "$1"
   [ -z "$asyncflow_result" ] || set -- "$asyncflow_result"
   [ "$asyncflow_stage" != stage_out ] || [ -z "$asyncflow_missing" ] || set -- 0
   asyncflow_kills
@@ -182,7 +182,7 @@ asyncflow_begin() {
     trap '' HUP INT TERM USR1 USR2 XCPU
     set -- "$asyncflow_timer" -o .asyncflow/usage -f '%M %U %S' -- env --default-signal=HUP,INT,TERM,USR1,USR2,XCPU "$@"
   fi
-  if [ "$asyncflow_kind.$asyncflow_apart" != bash.group ] && [ -n "$asyncflow_setsid" ]; then
+  if [ "$asyncflow_shell.$asyncflow_apart" != bash.group ] && [ -n "$asyncflow_setsid" ]; then
     # The group is known before there is one: it bears the number of this process.
     read -r asyncflow_group asyncflow_rest </proc/self/stat && printf '%s\n' "$asyncflow_group" >.asyncflow/group
     set -- "$asyncflow_setsid" "$@"
@@ -199,7 +199,7 @@ asyncflow_begin() {
 
 # asyncflow_run COMMAND...: run the task in a group of its own, end what it has left there, and set asyncflow_code
 asyncflow_run() {
-  if [ "$asyncflow_kind.$asyncflow_apart" = bash.group ]; then
+  if [ "$asyncflow_shell.$asyncflow_apart" = bash.group ]; then
     # shellcheck disable=SC3040
     set +o posix
     set -m
@@ -241,7 +241,7 @@ asyncflow_end_daemons() {
 
 # asyncflow_judge: set asyncflow_stage and asyncflow_code by how the task has ended
 asyncflow_judge() {
-  cd -- "$asyncflow_box" || exit 125
+  cd -- "$asyncflow_box" || exit "$asyncflow_code"
   asyncflow_stage=run
   if [ -z "$asyncflow_lines" ]; then
     { :; } >".asyncflow/code.$asyncflow_code"
@@ -302,7 +302,9 @@ done
 trap 'asyncflow_finish $?' EXIT
 
 if [ -n "$asyncflow_stages_in" ] && ! { [ -n "$asyncflow_claims" ] && [ -e .asyncflow/staged ]; }; then
+  umask "$asyncflow_umask"
   asyncflow_stage_in
+  umask 077
   # A later run of the same job finds what this one has staged, and what it wrote.
   [ -z "$asyncflow_claims" ] || : >.asyncflow/staged
 fi

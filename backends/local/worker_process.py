@@ -147,6 +147,7 @@ class WorkerProcess:
             # No terminal, whatever the driver has: it would change how output is buffered.
             stdout=subprocess.DEVNULL,
             pass_fds=[descriptor, self._their_tokens],
+            umask=-1,
         )
 
     @property

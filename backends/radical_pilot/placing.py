@@ -194,6 +194,7 @@ class Placing:
             cwd=job.description.cwd,
             patience=int(self._backend.patience),
             durable=pool.settings.kind != "local",
+            umask=current_umask(),
             step=pool.settings.kind == "slurm",
         )
         leave_request(request)

@@ -54,17 +54,17 @@ _PUT = """\
 asyncflow_link() {
   asyncflow_into=$1 asyncflow_links=
   shift
-  for asyncflow_file in "$@"; do
-    if [ -L "$asyncflow_file" ]; then
+  for asyncflow_leaf in "$@"; do
+    if [ -L "$asyncflow_leaf" ]; then
       asyncflow_links=yes
     fi
   done
-  [ -z "$asyncflow_links" ] || for asyncflow_file in "$@"; do
+  [ -z "$asyncflow_links" ] || for asyncflow_leaf in "$@"; do
     shift
-    if [ -L "$asyncflow_file" ]; then
-      asyncflow_relink "$asyncflow_file" "$asyncflow_into/${asyncflow_file##*/}"
+    if [ -L "$asyncflow_leaf" ]; then
+      asyncflow_relink "$asyncflow_leaf" "$asyncflow_into/${asyncflow_leaf##*/}"
     else
-      set -- "$@" "$asyncflow_file"
+      set -- "$@" "$asyncflow_leaf"
     fi
   done
   [ $# -eq 0 ] || ln -s -- "$@" "$asyncflow_into/" || asyncflow_fail "links in $asyncflow_into cannot be made"
@@ -121,12 +121,12 @@ asyncflow_is() {
 asyncflow_files() {
   asyncflow_kind=$1 asyncflow_from=$2 asyncflow_sub=$3
   set --
-  for asyncflow_file in "$asyncflow_from/$asyncflow_sub"* "$asyncflow_from/$asyncflow_sub".[!.]* \
+  for asyncflow_leaf in "$asyncflow_from/$asyncflow_sub"* "$asyncflow_from/$asyncflow_sub".[!.]* \
     "$asyncflow_from/$asyncflow_sub"..?*; do
-    asyncflow_is "$asyncflow_kind" "$asyncflow_file" || continue
-    asyncflow_name=$asyncflow_sub${asyncflow_file##*/}
-    asyncflow_own "$asyncflow_name" || asyncflow_declared "$asyncflow_name" ||
-      asyncflow_taken "$asyncflow_file" "$asyncflow_name" || set -- "$@" "$asyncflow_file"
+    asyncflow_is "$asyncflow_kind" "$asyncflow_leaf" || continue
+    asyncflow_target=$asyncflow_sub${asyncflow_leaf##*/}
+    asyncflow_own "$asyncflow_target" || asyncflow_declared "$asyncflow_target" ||
+      asyncflow_taken "$asyncflow_leaf" "$asyncflow_target" || set -- "$@" "$asyncflow_leaf"
     if [ $# -ge 200 ]; then
       asyncflow_batch "./$asyncflow_sub" "$@"
       set --
@@ -147,10 +147,10 @@ asyncflow_batch() {
 }
 
 asyncflow_mend() {
-  for asyncflow_file in "$@"; do
-    asyncflow_name=$asyncflow_into${asyncflow_file##*/}
-    [ "$asyncflow_file" -ef "$asyncflow_name" ] ||
-      { rm -f -- "$asyncflow_name" && ln -s -- "$asyncflow_file" "$asyncflow_name"; } || return
+  for asyncflow_leaf in "$@"; do
+    asyncflow_target=$asyncflow_into${asyncflow_leaf##*/}
+    [ "$asyncflow_leaf" -ef "$asyncflow_target" ] ||
+      { rm -f -- "$asyncflow_target" && ln -s -- "$asyncflow_leaf" "$asyncflow_target"; } || return
   done
 }
 
@@ -167,17 +167,17 @@ asyncflow_tree() {
     if ! [ -d "$asyncflow_dir" ] || [ -L "$asyncflow_dir" ]; then
       continue
     fi
-    asyncflow_name=$2${asyncflow_dir##*/}
-    if asyncflow_own "$asyncflow_name" || asyncflow_declared_dir "$asyncflow_name" ||
-      [ -f ".asyncflow/shared/$asyncflow_name/=" ]; then
+    asyncflow_target=$2${asyncflow_dir##*/}
+    if asyncflow_own "$asyncflow_target" || asyncflow_declared_dir "$asyncflow_target" ||
+      [ -f ".asyncflow/shared/$asyncflow_target/=" ]; then
       continue
     fi
-    if [ -L "./$asyncflow_name" ] || { [ -e "./$asyncflow_name" ] && ! [ -d "./$asyncflow_name" ]; }; then
-      asyncflow_share "$asyncflow_name"
+    if [ -L "./$asyncflow_target" ] || { [ -e "./$asyncflow_target" ] && ! [ -d "./$asyncflow_target" ]; }; then
+      asyncflow_share "$asyncflow_target"
     else
-      [ -d "./$asyncflow_name" ] || mkdir -- "./$asyncflow_name" ||
-        asyncflow_fail "directory $asyncflow_name cannot be made"
-      asyncflow_tree "$1" "$asyncflow_name/"
+      [ -d "./$asyncflow_target" ] || mkdir -- "./$asyncflow_target" ||
+        asyncflow_fail "directory $asyncflow_target cannot be made"
+      asyncflow_tree "$1" "$asyncflow_target/"
     fi
   done
 }

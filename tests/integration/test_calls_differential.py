@@ -1,7 +1,7 @@
 """Calls of functions come to what a fresh interpreter comes to that runs them alone, whatever was called before.
 
-The oracle is Python itself: each body is a script of its own, started with the umask and the empty standard input that
-tasks have, and what it leaves running in its process group is killed, as docs/local.md says.
+The oracle is Python itself: each body is a script of its own, started with the empty standard input that tasks have,
+and what it leaves running in its process group is killed, as docs/local.md says.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from asyncflow_hpc import LocalExecutionBackend, WorkflowEngine
 from asyncflow_hpc.backends.call_results import Returned, read_result
+from asyncflow_hpc.backends.sandbox import current_umask
 from asyncflow_hpc.errors import TaskFailedError
 
 from . import call_bodies
@@ -98,7 +99,7 @@ def oracle(name: str) -> Outcome:
         Path(made, "script.py").write_text(text)
         with open(f"{made}/out", "wb") as out, open(f"{made}/err", "wb") as err:
             process = subprocess.Popen(
-                [sys.executable, f"{made}/script.py"], cwd=sandbox, umask=0o077, start_new_session=True,
+                [sys.executable, f"{made}/script.py"], cwd=sandbox, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err,
             )  # fmt: skip
             code = process.wait()
@@ -182,7 +183,7 @@ def test_by_the_call_server(tmp_path: Path) -> None:
     with server.process:
         for number, name in enumerate(ALL):
             uid = f"task.{number:06}"
-            server.start(uid, function(name))
+            server.start(uid, function(name), umask=current_umask())
             code, record = server.end(uid)
             assert record is not None
             result = read_result(str(tmp_path / uid), code)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from asyncflow_hpc import WorkflowEngine
 from asyncflow_hpc.errors import TaskFailedError
 
-__all__ = ["output_of", "sandbox_of", "shell", "trivial"]
+__all__ = ["output_of", "sandbox_of", "shell", "trivial", "umask_here"]
 
 
 def shell(flow: WorkflowEngine, **options: Any) -> Any:
@@ -33,6 +34,13 @@ def trivial(flow: WorkflowEngine, **options: Any) -> Any:
     if capabilities is None or capabilities.executables:
         return flow.executable_task(echo, **options)
     return flow.function_task(same, **options)
+
+
+def umask_here() -> int:
+    """Return the umask of this process."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def sandbox_of(future: Any) -> Path:

@@ -18,7 +18,7 @@ from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing import BackendUnderTest
 from asyncflow_hpc.testing.waiting import until
 
-from .tasks import output_of, sandbox_of, shell
+from .tasks import output_of, sandbox_of, shell, umask_here
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.needs("execution", "executables")]
 
@@ -96,9 +96,7 @@ async def test_sandbox(flow: WorkflowEngine) -> None:
     # What the task makes has the driver's umask; the directories around it are private.
     modes = {stat.S_IMODE(os.stat(path).st_mode) for path in (flow.session_dir, sandbox)}
     assert modes == {0o700}
-    mask = os.umask(0o077)
-    os.umask(mask)
-    assert stat.S_IMODE(os.stat(sandbox / "made").st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE(os.stat(sandbox / "made").st_mode) == 0o666 & ~umask_here()
     assert {stat.S_IMODE(os.stat(sandbox / f"{uid}.{ending}").st_mode) for ending in ("out", "err")} == {0o600}
 
 

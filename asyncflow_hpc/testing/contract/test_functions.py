@@ -18,6 +18,7 @@ from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing import BackendUnderTest
 
 from .crossing import ODD_ERRORS, VARIABLE, OwnError
+from .tasks import umask_here
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.needs("execution", "functions")]
 
@@ -68,6 +69,20 @@ async def test_exception_about_a_name_that_is_not_utf_8(flow: WorkflowEngine) ->
     with pytest.raises(ValueError) as caught:
         await fails(b"\xff.dat")
     assert caught.value.args == (os.fsdecode(b"\xff.dat"),)
+
+
+@pytest.mark.needs("sandbox", "processes")
+async def test_umask(flow: WorkflowEngine) -> None:
+    """What a function makes has the umask of the driver, as what a command makes has; its sandbox is private."""
+
+    @flow.function_task
+    def makes() -> list[int]:
+        os.mkdir("made")
+        with open("made/file", "w"):
+            return [os.stat(path).st_mode & 0o777 for path in ("made/file", "made", ".")]
+
+    future = makes()
+    assert await future == [0o666 & ~umask_here(), 0o777 & ~umask_here(), 0o700]
 
 
 @pytest.mark.parametrize("error", ODD_ERRORS)
