@@ -51,8 +51,9 @@ def answer(*argv: str) -> str:
 
 
 def jobs() -> list[list[str]]:
-    """Name, partition, memory of a node, nodes and time limit of each job in the queue."""
-    return [line.split() for line in answer("squeue", "--noheader", "--format=%j %P %m %D %l").splitlines()]
+    """Name, partition, memory of a node, nodes and time limit of each job that waits or runs, not of those that end."""
+    argv = ["squeue", "--noheader", "--states=pending,running", "--format=%j %P %m %D %l"]
+    return [line.split() for line in answer(*argv).splitlines()]
 
 
 def steps() -> list[str]:
