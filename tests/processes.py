@@ -35,6 +35,10 @@ _ELSEWHERE = {
     "test_slurm_cgroups.py": "the Slurm with cgroups",
 }
 
+# One pilot at a time: the two dozen processes of one that idles take half a core.
+_PILOTS = "the pilots"
+_WITH_PILOTS = ("test_radical_pilot.py", "test_raptor.py", "test_outlived_pilots.py")
+
 _BACKEND = re.compile(rf"[\[-]({'|'.join(map(re.escape, BACKENDS))})[\]-]")
 
 
@@ -44,8 +48,12 @@ def shared_by(nodeid: str) -> str:
     found = _BACKEND.search(nodeid.partition("::")[2])
     if "/faults/" in f"/{path}" and "slurm" in path:
         return next((name for start, name in _ELSEWHERE.items() if start in nodeid), "the Slurm")
+    if path.endswith(_WITH_PILOTS):
+        return _PILOTS
     if found is None:
         return path
+    if found[1].startswith("radical_pilot"):
+        return _PILOTS
     if found[1] in _CLUSTERS and re.search("/(contract|faults)/", f"/{path}"):
         return _CLUSTERS[found[1]]
     if "/contract/" in f"/{path}":
