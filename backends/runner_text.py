@@ -175,12 +175,13 @@ asyncflow_finish() {
     { [ -z "$asyncflow_watched" ] || mv -f -- "$asyncflow_record" .asyncflow/exit.json; } && : >"$asyncflow_marker"
 }
 
-# asyncflow_begin COMMAND...: become the task, in the environment that the runner was given
+# asyncflow_begin [SHELL...]: become the task, in the environment that the runner was given
 asyncflow_begin() {
   if [ -n "$asyncflow_timer" ]; then
     # It must outlive the command, which alone is to be ended by a signal.
     trap '' HUP INT TERM USR1 USR2 XCPU
-    set -- "$asyncflow_timer" -o .asyncflow/usage -f '%M %U %S' -- env --default-signal=HUP,INT,TERM,USR1,USR2,XCPU "$@"
+    set -- "$asyncflow_timer" -o "$asyncflow_box/.asyncflow/usage" -f '%M %U %S' -- \
+      /usr/bin/env --default-signal=HUP,INT,TERM,USR1,USR2,XCPU "$@"
   fi
   if [ "$asyncflow_shell.$asyncflow_apart" != bash.group ] && [ -n "$asyncflow_setsid" ]; then
     # The group is known before there is one: it bears the number of this process.
@@ -194,10 +195,13 @@ asyncflow_begin() {
   else
     PATH=$asyncflow_path
   fi
-  exec "$@"
+  [ -z "$asyncflow_lines" ] || exec "$@"
+  # It holds no line of the user, so that no other shell need be started to read it; it puts these words before its own.
+  . "$asyncflow_box/.asyncflow/task.sh"
 }
 
-# asyncflow_run COMMAND...: run the task in a group of its own, end what it has left there, and set asyncflow_code
+# asyncflow_run [SHELL...]: run the task in a group of its own, end what it has left there, and set asyncflow_code;
+# SHELL are the words that start a shell on task.sh, if that holds lines of the user
 asyncflow_run() {
   if [ "$asyncflow_shell.$asyncflow_apart" = bash.group ]; then
     # shellcheck disable=SC3040
@@ -321,7 +325,7 @@ asyncflow_setsid=''
 for asyncflow_file in /usr/bin/setsid /bin/setsid /run/current-system/sw/bin/setsid; do
   [ -z "$asyncflow_setsid" ] && [ -x "$asyncflow_file" ] && [ -r /proc/self/stat ] && asyncflow_setsid=$asyncflow_file
 done
-[ -x "$asyncflow_timer" ] && env --default-signal=TERM true 2>/dev/null || asyncflow_timer=''
+[ -x "$asyncflow_timer" ] && /usr/bin/env --default-signal=TERM true 2>/dev/null || asyncflow_timer=''
 # Without lines of the user, task.sh is the command and nothing else.
 [ -n "$asyncflow_lines" ] || { :; } >.asyncflow/began
 asyncflow_task

@@ -10,6 +10,7 @@ from asyncflow_hpc.session import attempt_name, make_session
 from asyncflow_hpc.task import TaskDescription
 
 __all__ = [
+    "THREAD_VARIABLES",
     "attempt_name",
     "current_umask",
     "make_sandbox",
@@ -22,7 +23,8 @@ __all__ = [
 
 # By which libraries learn how many threads to start; else they start one for each core of the machine.
 _OPENMP = "OMP_NUM_THREADS"
-_LIBRARIES = (
+THREAD_VARIABLES = (
+    _OPENMP,
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
@@ -82,12 +84,12 @@ def thread_variables(description: TaskDescription, environment: Mapping[str, str
     Args:
         environment: the driver's.
     """
-    given = {name: environment[name] for name in (_OPENMP, *_LIBRARIES) if name in environment}
+    given = {name: environment[name] for name in THREAD_VARIABLES if name in environment}
     if "PBS_JOBID" in environment and environment.get(_OPENMP) == environment.get("NCPUS"):
         # PBS has set it, for the job in which the driver runs.
         given.pop(_OPENMP, None)
-    given.update((name, value) for name, value in description.environment.items() if name in (_OPENMP, *_LIBRARIES))
-    wanted = () if _OPENMP in given else (_OPENMP, *_LIBRARIES)
+    given.update((name, value) for name, value in description.environment.items() if name in THREAD_VARIABLES)
+    wanted = () if _OPENMP in given else THREAD_VARIABLES
     return {**dict.fromkeys(wanted, str(description.cores_per_rank)), **given}
 
 

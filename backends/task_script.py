@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from asyncflow_hpc.task import Task, TaskDescription
 
 from .runner import runner_place
-from .sandbox import own_variables
+from .sandbox import THREAD_VARIABLES, own_variables
 
 __all__ = ["TaskScript", "odd_variables"]
 
 # By its full path, as the task's PATH may lead elsewhere.
 _ENV = "/usr/bin/env"
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
 
 # Variables that mean something to a shell, or that it does not let anyone set: a program gets them from env(1).
 _OF_THE_SHELL = frozenset(
@@ -31,12 +31,21 @@ _OF_THE_SHELL = frozenset(
 
 
 def _is_plain(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None and name not in _OF_THE_SHELL and not name.startswith(("BASH_", "COMP_"))
+    return (
+        _NAME.fullmatch(os.fsencode(name)) is not None
+        and name not in _OF_THE_SHELL
+        and not name.startswith(("BASH_", "COMP_"))
+    )
 
 
-def odd_variables(environment: Mapping[str, str]) -> dict[str, str]:
+# These a shell of ours may have, too.
+_HARMLESS = frozenset([*own_variables("", "", "", 0), *THREAD_VARIABLES])
+
+
+def odd_variables(environment: Mapping[bytes, bytes]) -> dict[str, str]:
     """Return the variables whose names are not names to sh, as those of exported functions; some shells drop them."""
-    return {name: value for name, value in environment.items() if not _NAME.fullmatch(name)}
+    odd = [name for name in environment if not _NAME.fullmatch(name)]
+    return {os.fsdecode(name): os.fsdecode(environment[name]) for name in odd}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +97,7 @@ class TaskScript:
             argv=argv,
             shell=description.shell if isinstance(description.shell, str) else "/bin/sh",
             environment=environment,
-            inherited=odd_variables(os.environ),
+            inherited=odd_variables(os.environb),
             cwd=description.cwd,
             pre_exec=description.pre_exec,
             post_exec=description.post_exec,
@@ -105,7 +114,9 @@ class TaskScript:
         return self.shell if self.has_lines else "/bin/sh"
 
     def start(self) -> list[str]:
-        """Return the argv that runs the script."""
+        """Return the argv that runs the script; empty where it has no lines, as then the runner reads it."""
+        if not self.has_lines:
+            return []
         path = f"{self.sandbox}/.asyncflow/task.sh"
         # bash takes its functions from there.
         odd = [f"{name}={value}" for name, value in self.inherited.items()] if self._by_bash else []
@@ -121,17 +132,17 @@ class TaskScript:
         # It stands in a comment.
         title = " ".join(f"{self.uid} {self.name!r}, attempt {self.attempt}".split())
         own = own_variables(self.uid, self.session, self.sandbox, self.attempt)
-        variables = {**own, **{name: value for name, value in self.environment.items() if _is_plain(name)}}
+        variables = {**own, **{name: value for name, value in self.environment.items() if self._exports(name)}}
         lines = [f"#!{shell}", f"# {title}", f"cd -- {shlex.quote(self.sandbox)} || exit"]
         lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         if self.cwd is not None:
             lines.append(f"cd -- {shlex.quote(self.cwd)} || exit")
         if not self.has_lines:
-            return "\n".join([*lines, f"exec {self._command()}", ""])
+            return "\n".join([*lines, *self._become(), ""])
         if self.pre_exec:
             lines += ["", "# Set-up lines: the first that fails ends the task.", *_each(self.pre_exec, "exit")]
         lines += ["", "# The command; step.sh notes that it has begun, and how it has ended."]
-        lines += [f"{self._step()} {self._command()}", "asyncflow_code=$?"]
+        lines += [f"{self._step()} {shlex.join(self._command())}", "asyncflow_code=$?"]
         if self.post_exec:
             lines += [
                 "",
@@ -141,14 +152,26 @@ class TaskScript:
         finished = shlex.quote(f"{self.sandbox}/.asyncflow/finished")
         return "\n".join([*lines, f": >{finished}", 'exit "$asyncflow_code"', ""])
 
+    def _exports(self, name: str) -> bool:
+        # A shell that is the runner, too, takes no variable of the user.
+        return _is_plain(name) and (self.has_lines or name in _HARMLESS or name.endswith("_VISIBLE_DEVICES"))
+
+    def _become(self) -> list[str]:
+        argv = self._command()
+        lines = [f'exec "$@" {shlex.join(argv)}']
+        if argv[0] not in ("/bin/sh", _ENV):
+            # The shell's own words on what is not there are better than those of what comes before it.
+            lines.insert(0, f"command -v -- {shlex.quote(argv[0])} >/dev/null || set --")
+        return lines
+
     def _step(self) -> str:
         # With -p, bash hands functions on and takes none itself.
         shell = [self.shell, "-p"] if self._by_bash else ["/bin/sh"]
         return shlex.join([*shell, f"{runner_place(self.session)}/step.sh", self.sandbox])
 
-    def _command(self) -> str:
+    def _command(self) -> list[str]:
         argv = list(self.argv)
-        odd = [f"{name}={value}" for name, value in self.environment.items() if not _is_plain(name)]
+        odd = [f"{name}={value}" for name, value in self.environment.items() if not self._exports(name)]
         if not self._by_bash:
             odd = [*[f"{name}={value}" for name, value in self.inherited.items()], *odd]
         if odd:
@@ -156,7 +179,7 @@ class TaskScript:
                 # To env, that is no program.
                 argv = ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]
             argv = [_ENV, "--", *odd, *argv]
-        return shlex.join(argv)
+        return argv
 
 
 def _each(lines: Iterable[str], otherwise: str) -> list[str]:

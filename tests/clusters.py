@@ -8,6 +8,7 @@ from pathlib import Path
 
 __all__ = [
     "CLUSTER",
+    "CLUSTER_FOR_PILOTS",
     "CLUSTER_OF_24_11",
     "CLUSTER_OF_24_11_WITH_ACCOUNTING",
     "CLUSTER_WITH_ACCOUNTING",
@@ -17,6 +18,7 @@ __all__ = [
 
 # Their directories; empty where there is none.
 CLUSTER = os.environ.get("ASYNCFLOW_TEST_SLURM", "")
+CLUSTER_FOR_PILOTS = os.environ.get("ASYNCFLOW_TEST_SLURM_PILOTS", "")
 CLUSTER_WITH_ACCOUNTING = os.environ.get("ASYNCFLOW_TEST_SLURM_ACCOUNTING", "")
 CLUSTER_WITH_CGROUPS = os.environ.get("ASYNCFLOW_TEST_SLURM_CGROUPS", "")
 CLUSTER_OF_24_11 = os.environ.get("ASYNCFLOW_TEST_SLURM_24_11", "")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from .clusters import CLUSTER_FOR_PILOTS
 
 BACKENDS = (
     "local-executor",
@@ -35,9 +39,14 @@ _ELSEWHERE = {
     "test_slurm_cgroups.py": "the Slurm with cgroups",
 }
 
-# One pilot at a time: the two dozen processes of one that idles take half a core.
+# One pilot at a time: the two dozen processes of one take half a core, whether it has work or not.
 _PILOTS = "the pilots"
 _WITH_PILOTS = ("test_radical_pilot.py", "test_raptor.py", "test_outlived_pilots.py")
+if CLUSTER_FOR_PILOTS:
+    _WITH_PILOTS += ("test_radical_pilot_slurm.py",)
+
+# The longest first; what is not named comes after them.
+_ORDER = (_PILOTS, "the Slurm", "the Slurm 24.11 with accounting", "contract of ")
 
 _BACKEND = re.compile(rf"[\[-]({'|'.join(map(re.escape, BACKENDS))})[\]-]")
 
@@ -46,10 +55,10 @@ def shared_by(nodeid: str) -> str:
     """Name what only one test may use at a time: a cluster, an emulated batch system, a pilot, what a file shares."""
     path = nodeid.partition("::")[0]
     found = _BACKEND.search(nodeid.partition("::")[2])
+    if path.endswith(_WITH_PILOTS) and "[with accounting" not in nodeid:
+        return _PILOTS
     if "/faults/" in f"/{path}" and "slurm" in path:
         return next((name for start, name in _ELSEWHERE.items() if start in nodeid), "the Slurm")
-    if path.endswith(_WITH_PILOTS):
-        return _PILOTS
     if found is None:
         return path
     if found[1].startswith("radical_pilot"):
@@ -59,6 +68,24 @@ def shared_by(nodeid: str) -> str:
     if "/contract/" in f"/{path}":
         return f"contract of {found[1]}"
     return f"{path} on {found[1]}" if "/faults/" in f"/{path}" else path
+
+
+def _rank(item: pytest.Item) -> int:
+    shared = shared_by(item.nodeid)
+    return next((rank for rank, name in enumerate(_ORDER) if shared.startswith(name)), len(_ORDER))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that nothing of it is left when all else is done."""
+    items.sort(key=_rank)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the tests of pilots go first: the sooner they end, the sooner the others have all cores."""
+    if os.geteuid() == 0 and "PYTEST_XDIST_WORKER" in os.environ:
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if shared_by(item.nodeid) == _PILOTS else 5)
 
 
 class SharedScheduling(LoadScopeScheduling):  # type: ignore[misc]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from asyncflow_hpc.errors import SessionError, StagingError
 from asyncflow_hpc.states import FailureCause, TaskState
@@ -78,7 +78,8 @@ class CommandAttempt(Attempt):
         task, description = self.task, self.description
         self._nonce = self.backend.session.nonce(task["uid"], self.number)
         session = str(self.backend.session.path)
-        environment = {name: value for name, value in self._environment().items() if name != MARK}
+        environment = self._environment()
+        mark = {MARK: environment.pop(MARK)}
         script = RunScript(
             task=TaskScript.of(task, description, session, self.sandbox, self.number, self._argv(), environment),
             nonce=self._nonce,
@@ -94,7 +95,8 @@ class CommandAttempt(Attempt):
                 raise
             raise SessionError(f"the run script of {task['uid']} cannot be written: {error}") from error
         null = self.backend.null
-        start = self._spawner(self.sandbox, null, null)
+        # The runner takes no variable of the user.
+        start = self._spawner(self.sandbox, null, null, mark)
         self._child = start(["/bin/sh", path], beside=functools.partial(group_of, self.sandbox))
 
     def _argv(self) -> list[str]:
@@ -123,8 +125,10 @@ class CommandAttempt(Attempt):
                 raise
             raise SessionError(f"{self._path(ending)} cannot be made: {error.strerror}") from error
 
-    def _spawner(self, cwd: str, out: int, err: int, umask: int = 0o077) -> Callable[..., Child]:
-        environment = {os.fsencode(k): os.fsencode(v) for k, v in self._environment().items()}
+    def _spawner(
+        self, cwd: str, out: int, err: int, variables: Mapping[str, str], umask: int = 0o077
+    ) -> Callable[..., Child]:
+        environment = {os.fsencode(k): os.fsencode(v) for k, v in variables.items()}
         self._kills_before = self.backend.kills_before
         return functools.partial(
             Child,
@@ -141,7 +145,7 @@ class CommandAttempt(Attempt):
         argv = self._argv()
         cwd = self.description.cwd or self.sandbox
         # What it leaves has the permissions that its user wants.
-        start = self._spawner(cwd, out, err, umask=-1)
+        start = self._spawner(cwd, out, err, self._environment(), umask=-1)
         try:
             return start(argv)
         except OSError as error:

@@ -23,8 +23,10 @@ from asyncflow_hpc.backends.radical_pilot.outlived import end_outlived, leave_no
 from asyncflow_hpc.errors import ConfigurationError, TaskFailedError, UnsupportedTaskError
 from asyncflow_hpc.states import FailureCause
 from asyncflow_hpc.testing.leftovers import processes_here
+from tests.clusters import CLUSTER, CLUSTER_FOR_PILOTS
 from tests.conftest import until
 
+from .conftest import use
 from .on_slurm import Gate, Wrappers, cluster, hanging, on_slurm, running, shell
 from .resuming import HELD, IN_PILOT, Script
 from .test_radical_pilot import kill_all_but_pilots
@@ -60,6 +62,12 @@ def steps() -> list[str]:
     """The names of all steps but those of batch scripts."""
     names = answer("squeue", "--steps", "--noheader", "--format=%j").split()
     return [name for name in names if name not in ("batch", "extern")]
+
+
+@pytest.fixture(autouse=True)
+def own_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the cluster that nobody else uses meanwhile, where there is one."""
+    use(CLUSTER_FOR_PILOTS or CLUSTER, monkeypatch)
 
 
 @pytest.fixture

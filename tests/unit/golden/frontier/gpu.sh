@@ -28,4 +28,5 @@ export MKL_NUM_THREADS=1
 export BLIS_NUM_THREADS=1
 export NUMEXPR_NUM_THREADS=1
 export VECLIB_MAXIMUM_THREADS=1
-exec ./simulate 'in put.dat'
+command -v -- ./simulate >/dev/null || set --
+exec "$@" ./simulate 'in put.dat'

@@ -26,4 +26,5 @@ export MKL_NUM_THREADS=4
 export BLIS_NUM_THREADS=4
 export NUMEXPR_NUM_THREADS=4
 export VECLIB_MAXIMUM_THREADS=4
-exec ./simulate 'in put.dat'
+command -v -- ./simulate >/dev/null || set --
+exec "$@" ./simulate 'in put.dat'
