@@ -33,7 +33,7 @@ from .on_slurm import Gate, running, shell
 from .resuming import BEGUN, DONE_IN_PILOT, HELD, IN_PILOT, Script
 
 pytestmark = [
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not can_run(), reason="RADICAL-Pilot is not installed, or in an environment whose path it cannot take"
     ),

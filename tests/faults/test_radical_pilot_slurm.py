@@ -32,6 +32,8 @@ from .resuming import HELD, IN_PILOT, Script
 from .test_radical_pilot import kill_all_but_pilots
 
 pytestmark = [
+    # Of two dozen processes that start, and that poll each other, on a busy machine.
+    pytest.mark.timeout(600),
     *on_slurm,
     pytest.mark.skipif(
         not can_run(), reason="RADICAL-Pilot is not installed, or in an environment whose path it cannot take"
