@@ -149,9 +149,17 @@ asyncflow_usage() {
   asyncflow_used=$asyncflow_plain
 }
 
+# asyncflow_return CODE: go back to the sandbox; where the task has removed it there can be no record, and a driver that
+# is not the parent of this process must not take the job for one that ended well
+asyncflow_return() {
+  cd -- "$asyncflow_box" && return 0
+  [ -z "$asyncflow_watched" ] || exit 125
+  exit "$1"
+}
+
 # asyncflow_finish CODE: leave the completion record, whole or not at all, and then the marker
 asyncflow_finish() {
-  cd -- "$asyncflow_box" || exit "$1"
+  asyncflow_return "$1"
   [ -z "$asyncflow_result" ] || set -- "$asyncflow_result"
   [ "$asyncflow_stage" != stage_out ] || [ -z "$asyncflow_missing" ] || set -- 0
   asyncflow_kills
@@ -245,7 +253,7 @@ asyncflow_end_daemons() {
 
 # asyncflow_judge: set asyncflow_stage and asyncflow_code by how the task has ended
 asyncflow_judge() {
-  cd -- "$asyncflow_box" || exit "$asyncflow_code"
+  asyncflow_return "$asyncflow_code"
   asyncflow_stage=run
   if [ -z "$asyncflow_lines" ]; then
     { :; } >".asyncflow/code.$asyncflow_code"
