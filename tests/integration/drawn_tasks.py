@@ -42,7 +42,7 @@ SET_UP = [
     "cd /",
     "cd no/such/place",
     "mkdir -p work && cd work",
-    "exec 2>&1",
+    "exec 2>/dev/null",
     "exec 3>&- 9>&-",
     "exec bash -l",
     "exec true",
