@@ -204,7 +204,7 @@ asyncflow_begin() {
     PATH=$asyncflow_path
   fi
   [ -z "$asyncflow_lines" ] || exec "$@"
-  # It holds no line of the user, so that no other shell need be started to read it; it puts these words before its own.
+  # Without lines of the user, task.sh is read here, which saves a shell; it puts these words before the command.
   . "$asyncflow_box/.asyncflow/task.sh"
 }
 

@@ -31,14 +31,11 @@ _OF_THE_SHELL = frozenset(
 
 
 def _is_plain(name: str) -> bool:
-    return (
-        _NAME.fullmatch(os.fsencode(name)) is not None
-        and name not in _OF_THE_SHELL
-        and not name.startswith(("BASH_", "COMP_"))
-    )
+    is_name = name.isascii() and name.isidentifier()
+    return is_name and name not in _OF_THE_SHELL and not name.startswith(("BASH_", "COMP_"))
 
 
-# These a shell of ours may have, too.
+# A shell that is the runner, too, may export these.
 _HARMLESS = frozenset([*own_variables("", "", "", 0), *THREAD_VARIABLES])
 
 
@@ -160,7 +157,7 @@ class TaskScript:
         argv = self._command()
         lines = [f'exec "$@" {shlex.join(argv)}']
         if argv[0] not in ("/bin/sh", _ENV):
-            # The shell's own words on what is not there are better than those of what comes before it.
+            # Where there is no such program, the error is that of the shell, and not that of setsid or time.
             lines.insert(0, f"command -v -- {shlex.quote(argv[0])} >/dev/null || set --")
         return lines
 

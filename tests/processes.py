@@ -46,7 +46,7 @@ if CLUSTER_FOR_PILOTS:
     _WITH_PILOTS += ("test_radical_pilot_slurm.py",)
 
 # The longest first; what is not named comes after them.
-_ORDER = (_PILOTS, "the Slurm", "the Slurm 24.11 with accounting", "contract of ")
+_ORDER = (_PILOTS, "the Slurm", "contract of ")
 
 _BACKEND = re.compile(rf"[\[-]({'|'.join(map(re.escape, BACKENDS))})[\]-]")
 

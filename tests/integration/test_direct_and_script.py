@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import pytest
 
 from asyncflow_hpc import InputFile, LocalExecutionBackend, OutputFile, WorkflowEngine
+
+from .left_files import files_in
 
 LOOK = """
 import json, os, resource, signal, sys
@@ -104,17 +105,6 @@ def left_by(future: Any, root: Path) -> dict[str, Any]:
         "error": (type(error), str(error)),
         "files": files_in(Path(task["sandbox"])),
     }
-
-
-def files_in(sandbox: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for path in sandbox.rglob("*"):
-        name = str(path.relative_to(sandbox))
-        if name.split("/")[0] != ".asyncflow":
-            mode = path.lstat().st_mode
-            content = path.read_bytes() if stat.S_ISREG(mode) else path.readlink() if stat.S_ISLNK(mode) else None
-            found[name] = (stat.filemode(mode), content)
-    return found
 
 
 @pytest.fixture

@@ -21,15 +21,14 @@ from asyncflow_hpc.backends.psij import PsijExecutionBackend
 from asyncflow_hpc.errors import TaskFailedError
 from asyncflow_hpc.testing import Emulation
 from asyncflow_hpc.testing.leftovers import assert_none_left
-from tests.clusters import CLUSTER, settings_for
 
-from .drawn_tasks import Drawn, Outcome, files_in, oracle, printed, tasks
+from .drawn_tasks import Drawn, Outcome, made_in, oracle, printed, tasks
 
 pytestmark = pytest.mark.timeout(0 if "ASYNCFLOW_TEST_EXAMPLES" in os.environ else 300)
 
 EXAMPLES = int(os.environ.get("ASYNCFLOW_TEST_EXAMPLES", "0"))
 
-# No phase that shrinks: what differs is told of one task of many.
+# Examples are not shrunk: a failure names the one task of many that differs.
 drawn = settings(
     max_examples=EXAMPLES or 2,
     derandomize=not EXAMPLES,
@@ -74,7 +73,7 @@ def seen(task: Any, error: BaseException | None) -> Outcome:
         frozenset() if error is None else frozenset([error.cause.value]),
         -signal if signal else task["exit_code"],
         *printed(sandbox / f"{uid}.out", sandbox / f"{uid}.err"),
-        files_in(sandbox),
+        made_in(sandbox),
     )
 
 
@@ -135,21 +134,3 @@ def test_on_an_emulated_scheduler(kind: str) -> None:
 
         with emulation.on_path():
             check()
-
-
-@pytest.mark.skipif(not CLUSTER, reason="no Slurm here; scripts/test starts one as root")
-def test_on_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in settings_for(CLUSTER).items():
-        monkeypatch.setenv(name, value)
-
-    def backend() -> PsijExecutionBackend:
-        defaults = {"mem_per_rank": "150MB"}
-        return PsijExecutionBackend(defaults=defaults, poll_interval=2.0, submit_rate=200.0, grace=20.0, patience=2)
-
-    # Walltimes of Slurm are minutes: the contract suite has one.
-    @given(st.lists(tasks().filter(lambda task: not task.limit), min_size=12, max_size=12))
-    @drawn
-    def check(given_tasks: list[Drawn]) -> None:
-        compare(backend, given_tasks)
-
-    check()

@@ -7,7 +7,7 @@ import re
 from asyncflow_hpc.backends.runner import STAGE
 from asyncflow_hpc.backends.runner_text import RUNNER
 
-# A file that stage_in or stage_out could not find is told to the runner by this.
+# The functions report promised files that are missing to the runner in it.
 HANDED_OVER = {"asyncflow_missing"}
 
 
